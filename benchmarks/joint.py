@@ -217,9 +217,7 @@ class Workshop:
         return self._outputs(self.untouched)
 
     def _losses(self, graph: Graph) -> np.ndarray:
-        found = self.subject.score(self._outputs(self._lowered(graph)), self._exact).astype(float)
-        gained = found - self.subject.score(self._exact, self._exact).astype(float)
-        return gained if "%" in self.subject.metric else -100 * gained
+        return self.subject.losses(self._outputs(self._lowered(graph)), self._exact)
 
     def _lowered(self, graph: Graph) -> Candidate:
         return lower(graph, self.backend, TARGET, Path(tempfile.mkdtemp(dir=self.scratch), "artifact"))

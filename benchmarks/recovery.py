@@ -13,7 +13,6 @@ resamples of the examples.
 import os
 import tempfile
 import time
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -22,26 +21,17 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import numpy as np
 import quantization_scores as scores
 import typer
-from quantization_subjects import Subject, minilm, recognition
+from quantization_subjects import Subject
 from rich.console import Console
 from rich.table import Table
+from subjects import Model
+from subjects import subject as make
 
 import planish
 from planish.ir.graph import Graph
 from planish.ir.interpreter import Interpreter
 
 PIPELINES = ("prune-channels{{ratio={0}}},quantize", "prune-channels{{ratio={0}}},distill,quantize")
-
-
-class Model(StrEnum):
-    """What may be pruned."""
-
-    RESNET20 = "resnet20"
-    MOBILENET_V2 = "mobilenet_v2"
-    DEIT = "deit"
-    VIT = "vit"
-    MINILM = "minilm"
-    OCR = "ocr"
 
 
 def main(
@@ -57,7 +47,7 @@ def main(
     """Print what every pipeline leaves of the models."""
     for model in models:
         with tempfile.TemporaryDirectory() as work:
-            subject = _subject(model, Path(work), root, cache, epochs)
+            subject = make(model, Path(work), root, cache, epochs)
         whole = planish.optimize(subject.graph, "cleanup,fuse", verify="structure").graph
         exact = _outputs(whole, subject, limit)
         reference = subject.score(exact, exact).astype(float)
@@ -81,18 +71,6 @@ def main(
             middle = float(np.median(changes))
             table.add_row(pipeline, "median", f"{reference.mean() + middle:.4f}", f"{middle:.4f}", "")
         Console(width=140).print(table)
-
-
-def _subject(model: Model, work: Path, root: Path, cache: Path, epochs: int) -> Subject:
-    from quantization_trained import cnn, resnet20, vit
-
-    if model is Model.MINILM:
-        return minilm(work)
-    if model is Model.OCR:
-        return recognition(work)
-    if model in (Model.RESNET20, Model.VIT):
-        return (vit if model is Model.VIT else resnet20)(work, root, cache, epochs)
-    return cnn(model, work, root, cache, epochs)
 
 
 def _outputs(graph: Graph, subject: Subject, limit: int) -> list[list[np.ndarray]]:

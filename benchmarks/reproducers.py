@@ -10,11 +10,11 @@ passes are run on the graphs of the suite that show them.
 
 Then other processes, which have the same fault and nothing else, are given the folder that the error has named:
 `planish opt` has to end in the same error, `planish bisect` to name the pass, or in a backend the layer, and what
-`planish reduce` writes has to fail in the same way. A case is
+`planish reduce` writes has to fail in the same way: in the same pass, by the same check or exception. A case is
 
     equal     all of that holds
-    refused   a build's checks see nothing wrong on that graph: the mistake is one that the suite's own checks find
-    wrong     something of it doesn't hold
+    refused   a build's checks see nothing wrong, and needn't: the pass may do that, or leaves the right graph
+    wrong     something of it doesn't hold, or a build's checks see nothing wrong
     crash     anything else
 """
 
@@ -53,7 +53,8 @@ def leave(name: str, roots: tuple[str, ...]) -> dict[str, Outcome]:
     with _within(Path(root, name.replace(" ", "-"))), planted.planted(name):
         said = planted.fail(name, _run)
         if said is None:
-            return {root: ("refused", "a build's checks see nothing wrong")}
+            excuse = planted.excuse(name)
+            return {root: ("refused", excuse) if excuse else ("wrong", "a build's checks see nothing wrong")}
         left = set(re.findall(r"planish opt (\S+)", said))
         if len(left) != 1:
             return {root: ("wrong", f"it left {len(left)} reproducers: {_short(said)}")}
@@ -138,7 +139,7 @@ def main(
     chosen = [name for name in planted.names() if any(fnmatchcase(name, pattern) for pattern in only or ["*"])]
     with tempfile.TemporaryDirectory(prefix="planish-reproducers-") as scratch:
         root = str((keep or Path(scratch)).absolute())
-        Path(root).mkdir(exist_ok=True)
+        Path(root, "cache").mkdir(parents=True, exist_ok=True)
         os.environ["PLANISH_CACHE"] = f"{root}/cache"
         outcomes = {name: row[root] for name, row in check_all(leave, chosen, (root,), jobs, seconds).items()}
         left = [name for name, (kind, _) in outcomes.items() if kind == "equal"]

@@ -248,8 +248,7 @@ def reduce(
 
     reporter = ConsoleReporter(console(), verbosity())
     with reporter.live():
-        smaller = shrink(reproducer, reporter)
-    smaller.write(output)
+        smaller = shrink(reproducer, output, reporter)
     typer.echo(print_graph(smaller.graph))
     typer.echo(f"{len(smaller.graph)} nodes left; see it fail: planish opt {output}", err=True)
 

@@ -21,7 +21,7 @@ from ..passes.manager import PassManager
 from ..passes.order import flattened
 from ..passes.pipeline import format_pipeline, parse_pipeline
 from ..passes.reduce import reduce
-from ..passes.reproducer import Reproducer, is_reproducer, read_reproducer
+from ..passes.reproducer import Reproducer, is_reproducer, read_reproducer, symptom
 from ..passes.verification import Verification
 from .backend_check import compile_again
 from .job import prepare
@@ -83,8 +83,16 @@ def find_fault(
         return fault
 
 
-def shrink(subject: str, reporter: Reporter = SILENT) -> Reproducer:
-    """A reproducer that fails in the same pass and way as another, with as few nodes and passes as possible.
+def shrink(subject: str, output: Path, reporter: Reporter = SILENT) -> Reproducer:
+    """Write a reproducer that fails as another does, with as few nodes and passes as possible.
+
+    It fails in the same pass or backend, and by the same check or exception: its error's `symptom` is the same. It is
+    run once as it was written.
+
+    Args:
+        subject: the folder of the other one.
+        output: the folder to write.
+        reporter: hears of progress, and if what was written doesn't fail in that way.
 
     Raises:
         UsageError: it is no reproducer, or doesn't fail here.
@@ -109,7 +117,13 @@ def shrink(subject: str, reporter: Reporter = SILENT) -> Reproducer:
         def fails(graph: Graph) -> bool:
             return _failure(part(bare, graph), passes) == failure
 
-        return part(bare, reduce(case.graph, fails, reporter.progress)).probed
+        smaller = part(bare, reduce(case.graph, fails, reporter.progress)).probed
+        smaller.write(output)
+        if _failure(read_reproducer(output), passes) != failure:
+            reporter.warn(
+                f"{output} doesn't fail in the same way: the failure depends on something else than the graph"
+            )
+        return smaller
 
 
 def _part(case: Reproducer, graph: Graph) -> Reproducer:
@@ -152,9 +166,9 @@ class _Flow:
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """How a pipeline failed: by which error, in which pass or backend."""
+    """How a pipeline failed: by what symptom, in which pass or backend."""
 
-    error: str
+    symptom: str
     step: str
     position: int
 
@@ -180,7 +194,7 @@ def _failure(case: Reproducer, passes: Sequence[Pass]) -> _Failure | None:
     except Exception as error:  # crashes are reduced as well
         step = last.started[-1] if last.started else ""
         raised = error.__cause__ if isinstance(error, PassError) else error
-        return _Failure(type(raised).__name__, step, len(last.started) - 1)
+        return _Failure(symptom(f"{type(raised).__name__}: {raised}"), step, len(last.started) - 1)
     return None
 
 

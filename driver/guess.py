@@ -15,6 +15,8 @@ _WORTH = 1.02
 """How much better than another a plan has to be to count as better, and to be predicted to be in order to be built."""
 _HOPE = 1.5
 """How many times the budget a plan may be predicted to lose and still be built, since losses rarely add up in full."""
+_NOISE = 1.25
+"""How many times as fast as another a plan has to be measured, at another time, to be faster for sure."""
 _NEAR = 0.1
 """How far apart two strengths are at the most, relative to the larger, between which none is looked for."""
 
@@ -32,15 +34,26 @@ class Guess:
     """
 
     def __init__(self, budget: float, goal: str) -> None:
-        self.points: list[Point] = []
         self._budget = budget
         self._goal = goal
         self._known: dict[str, Point] = {}
 
+    @property
+    def points(self) -> list[Point]:
+        """What became of plans, in order."""
+        return list(self._known.values())
+
     def learn(self, point: Point) -> None:
-        """Take what became of a plan into account."""
-        self.points.append(point)
+        """Take what became of a plan into account, in place of what was known of it."""
         self._known[point.plan.key] = point
+
+    @property
+    def contenders(self) -> list[Point]:
+        """The points that may be as fast as the best one, which was measured at another time."""
+        if self.best is None or self._goal != "latency":
+            return []
+        least = self._gain(self.best) / _NOISE
+        return [point for point in self.points if point.artifact is not None and self._gain(point) >= least]
 
     @property
     def best(self) -> Point | None:

@@ -58,8 +58,10 @@ def lower(graph: Graph, backend: Backend, target: Target, directory: Path) -> Ca
 
     Raises:
         TargetError: the backend can't run the graph, or isn't installed.
+        CheckError: one of the backend's own passes left a malformed graph; it leaves a reproducer.
     """
-    write_artifact(directory, graph, backend, target)
+    legal = _legal(graph, backend.pipeline(target), target, Verification("structure"))
+    write_artifact(directory, graph, backend, target, legal=legal)
     return open_artifact(backend.name, directory)
 
 
@@ -98,20 +100,23 @@ def refuse_early(source: Graph, passes: Sequence[Pass], context: PassContext, ba
         TargetError: with the layer, as when it is compiled.
     """
     try:
-        refuse(backend, source, context.target)
-    except TargetError:
+        if _refusal(backend, source, context.target) is None or any(map(other_packages, flattened(passes))):
+            return
         graph = source.clone()
-    except CheckError:  # of the backend's own passes, told of as below
-        return
-    else:
-        return
-    if any(map(other_packages, flattened(passes))):
-        return
-    try:
         run_each(passes, context, lambda step, narrowed: not _is_lossy(step) and step.apply(graph, narrowed).changed)
-    except Exception:  # which is told of, with a reproducer, where the passes are checked
+        refusal = _refusal(backend, graph, context.target)
+    except Exception:  # which is told of, with a reproducer, where passes and the backend's own are checked
         return
-    refuse(backend, graph, context.target)
+    if refusal is not None:
+        raise refusal
+
+
+def _refusal(backend: Backend, graph: Graph, target: Target) -> TargetError | None:
+    try:
+        refuse(backend, graph, target)
+    except TargetError as error:
+        return error
+    return None
 
 
 def refuse(backend: Backend, graph: Graph, target: Target) -> None:
@@ -189,20 +194,32 @@ class Lowering:
             CheckError: one of the passes changed what the graph means; it leaves a reproducer.
         """
         self.reporter.stage(f"lowering to {backend.name}")
-        passes, legal = backend.pipeline(self.target), graph.clone()
-        case = Reproducer(
-            graph,
-            format_pipeline(passes),
-            machine=self.target,
-            verification=self.verification,
-            probes=self.probes,
-        )
+        passes = backend.pipeline(self.target)
         watching = [PassReporter(self.reporter, passes, implied=passes), *self.instruments]
-        with reproducing(case):
-            context = PassContext(self.target, source=graph, probes=self.probes)
-            PassManager(passes, watching, self.verification).run(legal, context)
+        legal = _legal(graph, passes, self.target, self.verification, self.probes, watching)
         with compilers_heard(self.reporter):
             write_artifact(directory, graph, backend, self.target, legal=legal)
+
+
+def _legal(
+    graph: Graph,
+    passes: Sequence[Pass],
+    target: Target,
+    verification: Verification,
+    probes: Sequence[Feeds] = (),
+    watching: Sequence[Instrument] = (),
+) -> Graph:
+    """What the passes of a backend make of a graph.
+
+    Raises:
+        TargetError: the backend can't run it.
+        CheckError: one of them failed a check; it leaves a reproducer.
+    """
+    legal = graph.clone()
+    case = Reproducer(graph, format_pipeline(passes), machine=target, verification=verification, probes=probes)
+    with reproducing(case):
+        PassManager(passes, watching, verification).run(legal, PassContext(target, source=graph, probes=probes))
+    return legal
 
 
 def fastest(candidates: Sequence[Candidate], latencies: Sequence[Latency]) -> tuple[Candidate, Latency]:

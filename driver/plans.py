@@ -3,11 +3,12 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..passes.pipeline import find_pass, make_pipeline
 from ..passes.training.train import Training
+from .measurement import Latency
 from .recipe import Recipe, Step
 from .results import Artifact
 
@@ -87,6 +88,12 @@ class Point:
     def drop(self) -> float:
         """How much worse its metric is."""
         return math.inf if self.artifact is None or self.artifact.drop is None else self.artifact.drop
+
+    def timed(self, untouched: Latency, built: Latency) -> "Point":
+        """The same with latencies of another run."""
+        if self.artifact is None:
+            return self
+        return replace(self, artifact=self.artifact.timed(untouched, built))
 
     def summary(self) -> dict[str, Any]:
         """Everything as plain values, for JSON."""

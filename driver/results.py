@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from html import escape
 from pathlib import Path
@@ -128,6 +128,11 @@ class Artifact:
     def _repr_html_(self) -> str:
         return f"<code>{escape(repr(self))}</code>"
 
+    def timed(self, untouched: Latency, built: Latency) -> "Artifact":
+        """The same with latencies of another run."""
+        before, after = replace(self.untouched, latency=untouched), replace(self.built, latency=built)
+        return replace(self, untouched=before, built=after)
+
     def load(self, threads: int | None = None) -> Executable:
         """The artifact, ready to run."""
         from ..backends.artifact import load
@@ -166,9 +171,9 @@ def folded(rows: Sequence[PassRow]) -> list[tuple[int, PassRow]]:
             before = found[-1][1]
             counts = {**before.counts, **{key: before.counts.get(key, 0) + count for key, count in row.counts.items()}}
             seconds = before.seconds + row.seconds
-            found[-1] = number, dataclasses.replace(row, text=row.preset, counts=counts, seconds=seconds)
+            found[-1] = number, replace(row, text=row.preset, counts=counts, seconds=seconds)
         elif row.preset and not is_lossy:
-            found.append((number, dataclasses.replace(row, text=row.preset)))
+            found.append((number, replace(row, text=row.preset)))
         elif row.effect is None or is_lossy or any(row.counts.values()):
             found.append((number, row))
     return found

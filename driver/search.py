@@ -4,7 +4,8 @@ Plans are some of the recipe's techniques in their order, each with one of its s
 itself; what it gives and costs predicts plans of several (`guess.py`). Then the plan with the best prediction is built,
 checked and measured as any recipe is, and its own figures replace the prediction for all plans that go on from it,
 until no plan that may meet the budget is predicted to be better than the best one that does; in the end settings
-between two that were given are tried. What is chosen is judged on evaluation data that no choice was made by.
+between two that were given are tried. The fastest plans are timed once more, in turn, before one is chosen, and what is
+chosen is judged on evaluation data that no choice was made by.
 
 All that is built goes through the cache (`driver/cache`): plans share the graphs of their common steps, and a search
 that was ended goes on where it was.
@@ -24,13 +25,12 @@ from ..backends import find_backend
 from ..ir.drafts import beside, workspace
 from ..ir.errors import BudgetError, UsageError
 from ..ir.files import writing
-from .cache.builds import Built
 from .data import Batch
 from .evaluation import Score, drop_interval, evaluate
 from .executor import opened
 from .guess import Guess
 from .job import Job, prepare
-from .lowering import lower, open_artifact
+from .lowering import Candidate, lower, open_artifact
 from .plans import Point, front, plans_of
 from .recipe import Recipe
 from .reporter import SILENT, Reporter
@@ -107,10 +107,15 @@ def search(
                 trials.run_elsewhere(pool, guess.ahead(plans, pool.workers))
             reporter.stage(f"plan {len(guess.points) + 1}: {plan}")
             guess.learn(replace(trials.run(plan), predicted=guess.gain(plan)))
+        untouched = lower(job.source, find_backend("onnxruntime"), job.target, scratch / "untouched")
+        if len(guess.contenders) > 1:
+            for point in trials.race(guess.contenders, untouched):
+                guess.learn(point)
         chosen = guess.best
         if chosen is None:
             raise BudgetError(f"none of {len(guess.points)} plans keeps the metric within {budget:g}")
-        drop, interval = _judged(job, trials.built[chosen.plan.key], job.evaluation[1::2], scratch)
+        artifact = open_artifact("artifact", trials.built[chosen.plan.key].directory)
+        drop, interval = _judged(job, untouched, artifact, job.evaluation[1::2])
         return Found(guess.points, front(guess.points), chosen, drop, interval, len(plans))
 
 
@@ -134,12 +139,10 @@ def write_plan(recipe: Recipe, found: Found, path: Path) -> None:
 
 
 def _judged(
-    job: Job, built: Built, batches: Sequence[Batch], scratch: Path
+    job: Job, untouched: Candidate, artifact: Candidate, batches: Sequence[Batch]
 ) -> tuple[float, tuple[float, float] | None]:
     """How much worse the metric of an artifact is than the untouched model's, on given data, with its interval."""
     assert job.metric is not None
-    untouched = lower(job.source, find_backend("onnxruntime"), job.target, scratch / "untouched")
-    artifact = open_artifact("artifact", built.directory)
     scores: list[Score] = [
         evaluate(job.metric, it.executable.run, batches, resamples=True) for it in (untouched, artifact)
     ]

@@ -11,9 +11,12 @@ from ..ir.errors import PlanishError
 from .cache.build_cache import BuildCache
 from .cache.builds import Built
 from .cache.steps import Parcel
+from .data import single_sample
 from .executor import Executor
 from .job import Job, prepare
+from .lowering import Candidate, open_artifact
 from .making import make, run_passes
+from .measurement import interleaved
 from .plans import Plan, Point
 from .recipe import Recipe
 from .reporter import SILENT, Reporter
@@ -54,6 +57,15 @@ class Trials:
         point = Point(plan, built.artifact)
         self.reporter.note(f"{plan}: {point.gain:.2f} times as fast, the metric drops by {point.drop:.4f}")
         return point
+
+    def race(self, points: Sequence[Point], untouched: Candidate) -> list[Point]:
+        """The same points with the latencies that they and the untouched model have in one run, in turn."""
+        self.reporter.stage(f"timing the {len(points)} fastest plans in turn")
+        built = [open_artifact(str(point.plan), self.built[point.plan.key].directory) for point in points]
+        sample = single_sample(self.job.evaluation[0].inputs, untouched.executable.inputs)
+        models = [it.executable for it in (untouched, *built)]
+        reference, *latencies = interleaved([lambda model=model: model.run(sample) for model in models])
+        return [point.timed(reference, latency) for point, latency in zip(points, latencies, strict=True)]
 
     def run_elsewhere(self, executor: Executor, plans: Sequence[Plan]) -> None:
         """Let workers run the passes of plans, unless they have; what they leave undone is done when a plan is run."""

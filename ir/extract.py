@@ -5,26 +5,30 @@ from collections.abc import Collection, Iterator
 from .graph import Graph, Node, Value
 
 
-def extract(graph: Graph, kept: Collection[int]) -> Graph:
+def extract(graph: Graph, kept: Collection[int], returned: Collection[str] = ()) -> Graph:
     """A graph of some of another's nodes.
 
-    What they read of the other nodes becomes an input. What none of them reads is returned, and so is what the graph
-    returned of theirs. Inputs and constants that nobody reads any more are left out.
+    What they read of the other nodes becomes an input. What only the others read is returned, and so is what the graph
+    returned of theirs; where that is nothing, what nobody read is. Inputs and constants that are neither read nor
+    returned any more are left out.
 
     Args:
         graph: is left as it is.
         kept: the nodes, by their position.
+        returned: outputs of the graph that are inputs or constants, and stay outputs.
     """
     copy = graph.clone()
     nodes = list(copy.nodes)
     own = [node for index, node in enumerate(nodes) if index in kept]
     readers = {inner for node in own for inner in _within(node)}
-    made = [value for node in own for value in node.outputs]
-    copy.outputs = {
-        value.name: value
-        for value in made
+    ends = [
+        value
+        for node in own
+        for value in node.outputs
         if copy.is_output(value) or not any(use.node in readers for use in value.uses)
-    }
+    ]
+    read = [value for value in ends if copy.is_output(value) or value.use_count]
+    copy.outputs = {value.name: value for value in read or ends} | {name: copy.outputs[name] for name in returned}
     taken: dict[Value, str] = {}
     for node in reversed(nodes):
         if node in readers:
@@ -37,11 +41,12 @@ def extract(graph: Graph, kept: Collection[int]) -> Graph:
         copy.erase(node)
     for value, name in taken.items():  # which the nodes that are gone had
         copy.rename(value, name)
-    copy.inputs = [*(value for value in copy.inputs if value.use_count and value not in taken), *reversed(taken)]
+    own_inputs = [value for value in copy.inputs if value not in taken and (value.use_count or copy.is_output(value))]
+    copy.inputs = [*own_inputs, *reversed(taken)]
     for index, value in enumerate(copy.inputs):
         value.index = index
     for constant in list(copy.constants.values()):
-        if not constant.use_count:
+        if not constant.use_count and not copy.is_output(constant):
             copy.erase_constant(constant)
     return copy
 

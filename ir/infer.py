@@ -313,11 +313,10 @@ class _Inference:
         dims: list[Dim] = []
         for axis, size in enumerate(first.shape):
             guesses = [size] if found else [*(dim for dim in given if isinstance(dim, str)), size] if telling else []
-            symbol = next(
-                (run.unknown[axis] for run in (first, *(run for _, run in runs)) if axis in run.unknown), None
-            )
-            known = next((dim for dim in guesses if holds(dim, axis, shapes)), None) if symbol is None else symbol
-            dims.append(self._unnamed(output, axis) if known is None else known)
+            unknown = [run.unknown[axis] for run in (first, *(run for _, run in runs)) if axis in run.unknown]
+            right = unknown[:1] or [dim for dim in dict.fromkeys(guesses) if holds(dim, axis, shapes)]
+            is_doubtful = len(right) > 1 and is_expression_of_data(right[0])  # it may fit at one number alone
+            dims.append(right[0] if right and not is_doubtful else self._unnamed(output, axis))
         return TensorType(first.dtype, tuple(dims))
 
     def _apply(self, size: Callable[[Dim], Any], element: Callable[[Dim], Any] | None = None) -> list[_Result]:

@@ -167,8 +167,14 @@ def _graphs(node: Node) -> Iterator[tuple[str, Graph]]:
 
 
 def _dense(held: Held) -> Held:
-    """A tensor in the layout that its shape has: sums round differently over another."""
-    return held.contiguous() if isinstance(held, torch.Tensor) else held
+    """A tensor in the layout that its shape has: sums round differently over another.
+
+    Strides of axes of size 1 say nothing, but torch takes an image of one channel for channels-last by them.
+    """
+    if not isinstance(held, torch.Tensor):
+        return held
+    dense = held.contiguous()
+    return dense.view(dense.shape) if 1 in dense.shape else dense
 
 
 def _fed(given: Any) -> Held:

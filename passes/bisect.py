@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from ..ir.errors import CheckError, PlanishError, TargetError
-from ..ir.graph import Graph
+from ..ir.graph import Graph, now
 from ..ir.verify import verify
 from .base import Effect, Pass, PassContext
 from .check import NumericCheck
@@ -114,14 +114,14 @@ class _Run:
             self._crash = error
 
     def _step(self, step: Pass, context: PassContext) -> bool:
-        before, counter = self._graph.clone(), DebugCounter()
+        before, counter, moment = self._graph.clone(), DebugCounter(), now()
         context = replace(context, counter=counter)
-        changed = True
+        returned = dict(self._graph.outputs)
         try:
-            changed = step.apply(self._graph, context).changed
-        finally:
+            return step.apply(self._graph, context).changed
+        finally:  # the pass may have edited the graph, whatever it says of itself
+            changed = self._graph.is_edited_since(moment) or self._graph.outputs != returned
             self._steps.append(_Step(step, context, before, changed, counter.count))
-        return changed
 
     # -- which pass
 

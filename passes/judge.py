@@ -8,7 +8,8 @@ import numpy as np
 
 from ..ir.graph import Graph
 from .base import Feeds, Labelled, PassContext
-from .measures import LossKind, choose_measures, measure
+from .choices import leads, share_moved
+from .measures import LossKind, choose_measures, is_of_sigmoid, measure
 
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
@@ -17,6 +18,12 @@ if TYPE_CHECKING:  # listing the passes must not import torch
 
 ONE_IN = 4
 """How many batches there are for one that is held out to judge what is fitted to the others."""
+_HALF = 0.5
+"""Beyond it, a sigmoid says yes."""
+_SAME = 0.95
+"""The share of rows of the same class from which on classes say little: they may be no classes at all."""
+_LEAST_VARYING = 1e-6
+"""The share of the squares of an output of which less is taken for noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +77,10 @@ class Reference:
 class Judge:
     """Compares graphs with the float model.
 
-    With labels, it is the metric that drops. Without, an output of classes loses by each row whose largest element is
-    elsewhere, one of numbers by 1 - cosine, and the output that loses most counts.
+    With labels, it is the metric that drops. Without, an output of classes loses by the share of rows that choose
+    another one (`choices`), one of numbers, and one where hardly any class but one is chosen, by 1 - cosine of what
+    varies among samples, one of a sigmoid's numbers also by 1 - F1 of those beyond a half, and the output that loses
+    most counts.
 
     Args:
         graph: in float; a `Reference` where somebody else runs it on some of the batches.
@@ -98,6 +107,10 @@ class Judge:
             else LossKind.PROBABILITIES
             for name, kind in choose_measures(reference.graph, loss).items()
         }
+        self._numbers = {
+            name for name, kind in self.measures.items() if kind is LossKind.NUMBERS or self._commonest(name) >= _SAME
+        }
+        self._decisions = {name for name in self.measures if is_of_sigmoid(reference.graph.outputs[name])}
         counts = [
             sum(found[name][..., 0].numel() for found in self._wanted)
             for name, kind in self.measures.items()
@@ -121,9 +134,12 @@ class Judge:
         if self._labelled is not None:
             drop = self._metric(found) - self._reference
             return Verdict(100 * (drop if self._labelled.lower_is_better else -drop), float(np.mean(losses)))
-        drops = [
-            _drop(kind, [(got[name], wanted[name]) for got, wanted in pairs]) for name, kind in self.measures.items()
-        ]
+        drops: list[float] = []
+        for name, kind in self.measures.items():
+            outputs = [(got[name], wanted[name]) for got, wanted in pairs]
+            drops += [_moved(outputs)] if name in self._numbers else []
+            drops += [_chosen_otherwise(kind, outputs)] if kind is not LossKind.NUMBERS else []
+            drops += [_decided_otherwise(outputs)] if name in self._decisions else []
         return Verdict(max(drops, default=0.0), float(np.mean(losses)))
 
     def drop_of_commonest(self) -> float:
@@ -131,12 +147,13 @@ class Judge:
 
         Of several outputs of classes the one that loses least counts; 0 where there is none.
         """
-        shares: list[float] = []
-        for name, kind in self.measures.items():
-            if kind is not LossKind.NUMBERS:
-                chosen = np.concatenate([found[name].argmax(-1).flatten().numpy() for found in self._wanted])
-                shares.append(np.unique(chosen, return_counts=True)[1].max(initial=0) / max(chosen.size, 1))
+        shares = [self._commonest(name) for name, kind in self.measures.items() if kind is not LossKind.NUMBERS]
         return 100 * (1 - max(shares, default=1.0))
+
+    def _commonest(self, name: str) -> float:
+        """The share of rows in which an output of the float model has the class that it has most often."""
+        chosen = np.concatenate([found[name].argmax(-1).flatten().numpy() for found in self._wanted] or [np.empty(0)])
+        return np.unique(chosen, return_counts=True)[1].max(initial=0) / max(chosen.size, 1)
 
     def doubts(self, max_drop: float) -> list[str]:
         """Why the batches can't tell whether a bound is kept, if they can't: there are too few rows.
@@ -182,15 +199,40 @@ def _are_probabilities(outputs: "Sequence[Tensor]") -> bool:
     )
 
 
-def _drop(kind: LossKind, pairs: "Sequence[tuple[Tensor, Tensor]]") -> float:
-    """The share of rows that choose another class, or 1 - cosine, in percent."""
-    if kind is not LossKind.NUMBERS:
-        moved = sum(int((got.argmax(-1) != wanted.argmax(-1)).sum()) for got, wanted in pairs)
-        return 100 * moved / max(sum(wanted[..., 0].numel() for _, wanted in pairs), 1)
-    flat = [(got.double().flatten(), wanted.double().flatten()) for got, wanted in pairs]
+def _chosen_otherwise(kind: LossKind, pairs: "Sequence[tuple[Tensor, Tensor]]") -> float:
+    """The share of rows that choose another class, in percent."""
+    rows = [leads(kind, wanted, got) for got, wanted in pairs if wanted.numel()]
+    before, after = (np.concatenate(parts) for parts in zip(*rows, strict=True)) if rows else (np.empty(0),) * 2
+    return 100 * share_moved(before, after)
+
+
+def _decided_otherwise(pairs: "Sequence[tuple[Tensor, Tensor]]") -> float:
+    """1 - F1 of the numbers beyond a half, in percent; 0 where the float model has none."""
+    both = sum(int(((got > _HALF) & (wanted > _HALF)).sum()) for got, wanted in pairs)
+    ours, theirs = (sum(int((it[place] > _HALF).sum()) for it in pairs) for place in (0, 1))
+    return 100 * (1 - 2 * both / (ours + theirs)) if theirs else 0.0
+
+
+def _moved(pairs: "Sequence[tuple[Tensor, Tensor]]") -> float:
+    """1 - cosine of how far outputs are from the float model's mean, in percent."""
+    middle = _middle([wanted for _, wanted in pairs])
+    flat = [[(it.double() - middle).flatten() for it in pair] for pair in pairs]
     product = sum(float(got @ wanted) for got, wanted in flat)
-    norms = np.sqrt(sum(float(got @ got) for got, _ in flat) * sum(float(wanted @ wanted) for _, wanted in flat))
-    return float(100 * (1 - product / norms)) if norms else 0.0
+    ours, theirs = (sum(float(it[place] @ it[place]) for it in flat) for place in (0, 1))
+    if not 0 < ours * theirs < np.inf:  # nothing varies, or what does is no number
+        return 100.0 if theirs else 0.0
+    return float(100 * (1 - product / np.sqrt(ours * theirs)))
+
+
+def _middle(outputs: "Sequence[Tensor]") -> "Tensor | float":
+    """The mean over samples, or over all rows if samples differ in size; 0 if what varies is next to nothing."""
+    shapes, widths = ({tuple(it.shape[first:]) for it in outputs} for first in (1, -1))
+    if len(widths) > 1 or () in widths:
+        return 0.0
+    rows = outputs if len(shapes) == 1 else [it.flatten(0, -2) for it in outputs]
+    mean = sum(it.double().sum(0) for it in rows) / max(sum(map(len, rows)), 1)
+    varying = sum(float((it.double() - mean).square().sum()) for it in rows)
+    return mean if varying > _LEAST_VARYING * sum(float(it.double().square().sum()) for it in rows) else 0.0
 
 
 def split(batches: int, enough: int) -> tuple[list[int], list[int]]:

@@ -27,7 +27,8 @@ def choose_measures(teacher: Graph, loss: str) -> dict[str, LossKind]:
     Args:
         teacher: whose outputs are to be matched.
         loss: `kl`, `mse`, or `auto`, which takes `kl` for what softmax gives, for what a linear layer gives in two
-            dimensions, and for what it gives in three if there is a number for each row of an embedding's table.
+            dimensions, if it is more than a number, and for what it gives in three if there is a number for each row of
+            an embedding's table.
     """
     tables = (node.constant(0) for node in teacher.nodes if node.operator == "Gather")
     vocabularies = {len(table) for table in tables if table is not None and table.ndim == 2}
@@ -56,12 +57,22 @@ def _unshaped(value: Value) -> Value:
 
 def _is_logits(output: Value, vocabularies: AbstractSet[int]) -> bool:
     node = output.producer
+    if output.type.is_ranked and output.shape[-1:] == (1,):  # there is nothing to choose from
+        return False
     if node is None or not (output.type.rank == 2 or (output.type.rank == 3 and output.shape[-1] in vocabularies)):
         return False
     if node.operator == "Add":  # a bias
         operands = [value for value in node.inputs if value is not None and not isinstance(value, Constant)]
         node = operands[0].producer if len(operands) == 1 else None
     return node is not None and node.operator in ("Gemm", "MatMul")
+
+
+def is_of_sigmoid(output: Value) -> bool:
+    """Whether an output's numbers are a sigmoid's, each of which says yes or no by itself."""
+    node = output.producer
+    while node is not None and has_trait(node.operator, Trait.MOVING):
+        node = node.operand(0).producer
+    return node is not None and node.operator == "Sigmoid"
 
 
 def measure(

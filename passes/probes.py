@@ -1,7 +1,8 @@
 """Probes: inputs that graphs are compared on, and what graphs give for them."""
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,15 @@ from ..ir.types import DType
 from .base import Feeds
 from .categories import of_categories
 
-_PROBE_SIZES = (2, 16, 64, 224)
+_PROBE_SIZES = (
+    ((2, 2), (3, 3)),
+    ((16, 16), (17, 17)),
+    ((2, 32), (3, 64)),  # detectors halve images five times, and join what they have made larger again
+    ((64, 64), (65, 65)),
+    ((224, 224), (225, 225)),
+    ((1, 64), (1, 96)),
+)
+"""Sizes in two random probes: of the dimension that the first input begins with, and of all others that are open."""
 
 _SAMPLES = 2
 """How many samples of a batch are a probe: another one costs a run after every pass, and tells little more."""
@@ -80,7 +89,8 @@ def make_probes(
         calibration: the real ones, of whose batches the first samples are enough.
         seed: of the random ones.
         count: of the real ones.
-        held_to_types: whether random ones are of sizes at which every tensor has the shape that its type declares.
+        held_to_types: whether random ones must be of sizes at which every tensor has the shape that its type declares;
+            such sizes are preferred in any case.
 
     Raises:
         ModelError: the graph runs on none of the sizes tried for its symbolic dimensions.
@@ -88,18 +98,32 @@ def make_probes(
     if calibration:
         shapes = {value.name: value.type.dims for value in graph.inputs}
         return [first_samples(batch, shapes, _SAMPLES) for batch in calibration[:count]]
-    generator = np.random.default_rng(seed)
     reason = ""
-    for size in _PROBE_SIZES:
+    for is_held, sizes in product(dict.fromkeys((True, held_to_types)), _PROBE_SIZES):
         try:
-            probes = [{value.name: _random(value, size + step, generator) for value in graph.inputs} for step in (0, 1)]
-            probes = [of_categories(graph, probe, generator) for probe in probes]
-            run_graph(graph, probes, held_to_types=held_to_types)
+            return _random_probes(graph, sizes, np.random.default_rng(seed), held_to_types=is_held)
         except (ModelError, CheckError) as error:
             reason = str(error)
-            continue
-        return list(probes)
     raise ModelError(f"the model runs on no random input ({reason}); give calibration data to check it on")
+
+
+def _random_probes(
+    graph: Graph, sizes: Iterable[tuple[int, int]], generator: np.random.Generator, *, held_to_types: bool
+) -> list[Feeds]:
+    """Random inputs of some sizes.
+
+    Raises:
+        ModelError: the graph doesn't run on them.
+        CheckError: a tensor has another shape than its type declares.
+    """
+    first = next((dim for value in graph.inputs for dim in (value.type.dims or ())[:1]), None)
+    probes: list[Feeds] = []
+    for leading, size in sizes:
+        own = {first: leading} if isinstance(first, str) else {}
+        probe = {value.name: _random(value, own, size, generator) for value in graph.inputs}
+        probes.append(of_categories(graph, probe, generator))
+    run_graph(graph, probes, held_to_types=held_to_types)
+    return probes
 
 
 def first_samples(feeds: Feeds, shapes: Mapping[str, Sequence[Dim] | None], count: int) -> Feeds:
@@ -151,14 +175,15 @@ def _at_edges(array: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     return flat.reshape(array.shape)
 
 
-def _random(value: Value, size: int, generator: np.random.Generator) -> np.ndarray:
-    """A random array for an input.
+def _random(value: Value, own: Mapping[str, int], size: int, generator: np.random.Generator) -> np.ndarray:
+    """A random array for an input, some of whose symbolic dimensions have sizes of their own.
 
     Raises:
         ModelError: the input is no tensor of a known rank, or would take too much memory.
     """
-    check_types([value.type], dict.fromkeys(value.type.symbols, size), f"input {value.name!r}")
-    shape = [evaluate(dim, dict.fromkeys(symbols(dim), size)) for dim in value.shape]
+    sizes = {**dict.fromkeys(value.type.symbols, size), **own}
+    check_types([value.type], sizes, f"input {value.name!r}")
+    shape = [evaluate(dim, sizes) for dim in value.shape]
     return random_array(value.dtype, shape, generator)
 
 

@@ -5,11 +5,15 @@ Zeller and Hildebrandt, "Simplifying and Isolating Failure-Inducing Input", IEEE
 """
 
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from ..ir.errors import PlanishError
 from ..ir.extract import extract
 from ..ir.graph import Graph
 from ..ir.verify import verify
+
+_Piece: TypeAlias = int | str
+"""A node by its position, or by name an output that no node makes."""
 
 
 def reduce(
@@ -17,7 +21,7 @@ def reduce(
     fails: Callable[[Graph], bool],
     progress: Callable[[str, int, int], None] = lambda text, done, total: None,
 ) -> Graph:
-    """A part of a graph that still fails, and of which no node can be left out.
+    """A part of a graph that still fails, and of which no node can be left out; all of it if no part fails.
 
     Args:
         graph: that fails; it is left as it is.
@@ -26,21 +30,26 @@ def reduce(
     """
     total = len(graph)
 
-    def still_fails(nodes: Sequence[int]) -> bool:
-        progress("reducing", total - len(nodes), total)
-        if not nodes:
+    def part(pieces: Sequence[_Piece]) -> Graph:
+        nodes = frozenset(piece for piece in pieces if isinstance(piece, int))
+        return extract(graph, nodes, [piece for piece in pieces if isinstance(piece, str)])
+
+    def still_fails(pieces: Sequence[_Piece]) -> bool:
+        if not pieces:
             return False
-        part = extract(graph, frozenset(nodes))
+        made = part(pieces)
+        progress("reducing", total - len(made), total)
         try:
-            verify(part)
-            return fails(part)
+            verify(made)
+            return fails(made)
         except PlanishError:
             return False
 
-    return extract(graph, frozenset(_minimal(_cut(list(range(total)), still_fails), still_fails)))
+    pieces = [*(name for name, value in graph.outputs.items() if value.producer is None), *range(total)]
+    return part(_minimal(_cut(pieces, still_fails), still_fails)) if still_fails(pieces) else graph.clone()
 
 
-def _cut(nodes: list[int], still_fails: Callable[[Sequence[int]], bool]) -> list[int]:
+def _cut(nodes: list[_Piece], still_fails: Callable[[Sequence[_Piece]], bool]) -> list[_Piece]:
     """The shortest stretch of nodes that fails, if longer ones do too: cut at the end first, then at the start."""
     low, high = 0, len(nodes)
     while high - low > 1:
@@ -54,7 +63,7 @@ def _cut(nodes: list[int], still_fails: Callable[[Sequence[int]], bool]) -> list
     return nodes[low:]
 
 
-def _minimal(nodes: list[int], still_fails: Callable[[Sequence[int]], bool]) -> list[int]:
+def _minimal(nodes: list[_Piece], still_fails: Callable[[Sequence[_Piece]], bool]) -> list[_Piece]:
     """Leave out ever smaller chunks, until each single node is needed."""
     size = max(1, len(nodes) // 2)
     while True:

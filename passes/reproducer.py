@@ -41,7 +41,7 @@ _LATER = ("backend", "metric", "timed", "folder")
 _LONGEST = 1 << 20
 """The most bytes of the description."""
 _END = re.compile(r"[\d'%\[]")
-"""What ends the start of an error's text that says how it failed: a number, or the name of a value."""
+"""What an error's symptom ends before: a number, or the name of a value."""
 _PACKAGES = ("planish", "torch", "onnx", "numpy")
 
 
@@ -147,6 +147,8 @@ class Reproducer:
 def _save_batches(batches: Sequence[Feeds], path: Path) -> None:
     arrays: dict[str, Any] = {}
     for number, feeds in enumerate(batches):
+        if not feeds:  # which a graph without inputs is given
+            arrays[f"{number}/"] = np.empty(0)
         for name, array in feeds.items():
             if not isinstance(array, np.ndarray):  # pyright: ignore[reportUnnecessaryIsInstance] -- a sequence's
                 raise UsageError(f"input {name!r} is given no array, and there is no file for anything else")
@@ -164,6 +166,9 @@ def _read_batches(path: Path, graph: Graph) -> list[Feeds]:
     types = {value.name: value.type for value in graph.inputs}
     for key, array in (read_arrays(path) if path.exists() else {}).items():
         number, _, name = key.partition("/")
+        if not name:
+            batches[number] = {}
+            continue
         if name not in types or not _is_fit(held := restored(array, types[name].dtype), types[name]):
             raise ModelError(f"{path}: {key!r} is {array.dtype}{list(array.shape)}, which no input of the graph is")
         batches.setdefault(number, {})[name] = held.astype(object) if held.dtype.kind == "U" else held
@@ -271,9 +276,16 @@ def _outcome(case: Reproducer, again: Callable[[Reproducer], object], folder: Pa
         again(read_reproducer(folder))
     except Exception as error:  # of any kind, as before
         found = f"{type(error).__name__}: {error}"
-        one, other = (_END.split(text, maxsplit=1)[0] for text in (found, case.error))
-        return "" if one == other else f"fails with another error, {found}"
+        return "" if symptom(found) == symptom(case.error) else f"fails with another error, {found}"
     return "doesn't fail again"
+
+
+def symptom(error: str) -> str:
+    """Return what an error says up to a number or the name of a value, by which another graph may fail in the same way.
+
+    That is the exception or the check, with the pass and mostly the operator.
+    """
+    return _END.split(error, maxsplit=1)[0]
 
 
 def _version(package: str) -> tuple[str, str]:

@@ -4,13 +4,15 @@ A case is called by what has the fault, and which: `quantize types`, `tvm number
 """
 
 import json
+import math
 import os
 import sys
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import numpy as np
@@ -18,6 +20,8 @@ import numpy as np
 from planish.backends import find_backend
 from planish.backends.tvm.compiler import client as compiler
 from planish.ir.builder import Builder
+from planish.ir.cache_folder import VARIABLE
+from planish.ir.equal import differences
 from planish.ir.errors import CheckError, PassError, PlanishError
 from planish.ir.graph import Graph
 from planish.ir.storage import save
@@ -27,6 +31,10 @@ from planish.passes.base import Pass, PassContext, PassResult
 from planish.passes.group import Group
 from planish.passes.pipeline import pass_classes
 from planish.passes.reproducer import Reproducer, reproducing
+from planish.targets.load import load_target
+
+if TYPE_CHECKING:
+    from random_graphs.graphs import Sample
 
 sys.path[:0] = [str(Path(__file__).parents[2] / "tests" / part) for part in ("", "passes")]
 
@@ -70,9 +78,10 @@ _STEPS = {
     "gptq": "gptq{bits=4}",
     "load-lora": "load-lora{adapter=adapter}",
     "merge-lora": "lora{rank=2},merge-lora",
-    "qat": "quantize,qat",
+    "qat": "quantize{if_slower=keep},qat",
+    "quantize": "quantize{if_slower=keep}",
     "quantize-mixed": "quantize-mixed{max_drop=0.5}",
-    "tune-scales": "quantize,tune-scales",
+    "tune-scales": "quantize{if_slower=keep},tune-scales",
 }
 """What passes stand behind, or are told; the others stand alone."""
 
@@ -256,8 +265,20 @@ def fail(name: str, run: Callable[..., tuple[int, str]]) -> str | None:
         "output": "dist",
     }
     Path("recipe.yaml").write_text(json.dumps(recipe))  # which is YAML, too
-    code, said = run("build", "recipe.yaml")
+    with mock.patch.dict(os.environ, {VARIABLE: str(Path("cache").absolute())}):  # another case's builds have no fault
+        code, said = run("build", "recipe.yaml")
     return said if code else None
+
+
+def excuse(name: str) -> str:
+    """Why a build's checks may see nothing wrong in a case; empty if they have to."""
+    what, _, fault = name.partition(" ")
+    if what == "mistake":
+        told = "every graph that the pass leaves is right, and only what it counts is wrong"
+        return told if _is_right(mistaken(name)) else ""
+    if fault == "numbers" and what in pass_classes() and pass_classes()[what].max_drift == math.inf:
+        return "the pass declares that it may move the outputs by any amount"
+    return ""
 
 
 def _write_adapter(random: np.random.Generator) -> None:
@@ -271,13 +292,29 @@ def _write_adapter(random: np.random.Generator) -> None:
     Path("adapter/adapter_config.json").write_text(json.dumps(_ADAPTER))
 
 
-def _fail_by_mistake(name: str) -> str | None:
-    """What is said of the first of the suite's graphs on which the checks of a build see the mistake."""
+def _samples() -> Iterator["Sample"]:
+    """The graphs among which the suite finds every mistake."""
     from test_effects import MANY, SHOWING, focused
 
+    return map(focused, dict.fromkeys([*SHOWING, *range(MANY)]))
+
+
+def _is_right(step: Pass) -> bool:
+    """Whether a pass with a mistake makes of each of the suite's graphs what the pass without it does."""
+    right = getattr(import_module(type(step).__module__), type(step).__name__)()
+    return not any(differences(_applied(right, given.graph), _applied(step, given.graph)) for given in _samples())
+
+
+def _applied(step: Pass, graph: Graph) -> Graph:
+    changed = graph.clone()
+    step.apply(changed, PassContext(load_target("x86-64"), graph))
+    return changed
+
+
+def _fail_by_mistake(name: str) -> str | None:
+    """What is said of the first of the suite's graphs on which the checks of a build see the mistake."""
     step = mistaken(name)
-    for number in dict.fromkeys([*SHOWING, *range(MANY)]):
-        given = focused(number)
+    for given in _samples():
         try:
             with reproducing(case := Reproducer(given.graph, step.name, "x86-64", probes=given.probes)):
                 case.run()

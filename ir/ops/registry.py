@@ -152,10 +152,13 @@ def named_operator(name: str) -> Operator:
         plugin.load()
     if name in known:
         return known[name]
-    near = get_close_matches(name, known, n=1)
+    is_of_onnxruntime = domain == "com.microsoft"
+    near = get_close_matches(name, known, n=1, cutoff=0.9 if is_of_onnxruntime else 0.6)
     hint = f"did you mean {near[0]}?" if near else "write what it does in operators of the standard"
     if domain and not any(other.startswith(f"{domain}::") for other in known):
         hint = f"no package that is installed has operators of the domain {domain!r}"
+    if is_of_onnxruntime and not near:
+        hint = "ONNX Runtime writes it where it optimizes or quantizes a model: read the model as it was before"
     raise ModelError(f"unknown operator {name}; {hint}")
 
 

@@ -56,10 +56,19 @@ class _Layer:
     batch_first: bool
 
     def state(self, given: Tensor | None, r: Tensor) -> Tensor:
-        """The state to start from, `[direction, batch, hidden]`."""
+        """The state to start from, `[direction, batch, hidden]`.
+
+        Raises:
+            ValueError: the one that is given is for another batch.
+        """
         if given is None:
             return self.x.new_zeros((len(self.directions), self.x.shape[1], r.shape[2]))
-        return given.transpose(0, 1) if self.batch_first else given
+        state = given.transpose(0, 1) if self.batch_first else given
+        if state.shape[1] != self.x.shape[1]:
+            raise ValueError(
+                f"it begins with states for a batch of {state.shape[1]}, and reads one of {self.x.shape[1]}"
+            )
+        return state
 
     def results(self, runs: Sequence[tuple[Tensor, tuple[Tensor, ...]]], outputs: int) -> Tensor | tuple[Tensor, ...]:
         """The operator's outputs from each direction's outputs and last state."""

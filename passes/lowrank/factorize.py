@@ -33,6 +33,8 @@ _EXACT = (0, 1 / 32, 1 / 16, 1 / 8, 1 / 4)
 """Shares of a table's rows, those that matter most, that may stay as they are."""
 _NOTHING = 1e-12
 """The share of what a layer computes that rounding loses in any case."""
+_LEAST_SAVED = 0.01
+"""The share of the model's operations or parameters for which it is worth it to have more layers."""
 _LEAST_GAIN = 0.1
 """The share of a layer's multiply-adds below which two layers take as long as one."""
 
@@ -61,7 +63,8 @@ class Factorization(Pass):
             among them; 0 leaves it to the others. With `flops` both are removed.
         max_drop: in hundredths of the metric's own scale, where the calibration data have labels. In percent where they
             have none: of rows of an output of classes whose largest element is elsewhere than before, or of other
-            outputs 100 (1 - cosine). The output that loses most counts.
+            outputs 100 (1 - cosine) of what varies among samples; of a sigmoid's numbers also 100 (1 - F1) of those
+            beyond a half. The output that loses most counts.
 
     Where the backend can be timed, layers stay whole that would take longer in two, and others give what they would
     have; embeddings are narrowed for their size alone.
@@ -119,6 +122,8 @@ class Factorization(Pass):
         tables: dict[Node, np.ndarray] = {}
         if self.parameters:  # the other goals make a model faster, which narrow tables don't
             tables = {node: table for node in chosen if (table := read_table(node)) is not None}
+        if not matrices and not tables:
+            return [], ["no layer that may be split multiplies by a constant matrix"]
         few = [] if self.energy else first_batches_of(fitted, _RANKED_ON)
         inputs = observe_inputs(graph, list(matrices), few or fitted, context, widest=0 if few else None)
         inputs |= count_rows(graph, list(tables), fitted, context)
@@ -195,7 +200,7 @@ class Factorization(Pass):
             return copy
 
         found: dict[Node, Cut] = {}
-        low, high, most = 0, _TRIALS, most_saved(choices)
+        low, high, most = 0, _TRIALS if layers else 0, most_saved(choices)
         while low < high:
             tried = (low + high + 1) // 2
             context.progress("factorize: judging", tried, _TRIALS)
@@ -204,7 +209,9 @@ class Factorization(Pass):
                 found, low = cuts, tried
             else:
                 high = tried - 1
-        return found
+        before, after = (summarize(it, context.sizes) for it in (graph, split(found)))
+        pairs = ((before.flops, after.flops), (before.parameters, after.parameters))
+        return found if any(left <= (1 - _LEAST_SAVED) * whole for whole, left in pairs) else {}
 
     def _split(
         self, graph: Graph, context: PassContext, layers: Sequence["_Layer"], cuts: Mapping[Node, Cut]
@@ -230,7 +237,8 @@ class Factorization(Pass):
     def _why(self) -> str:
         if self.flops or self.parameters:
             return "others give what was asked for at less loss"
-        return f"no rank keeps the outputs within {self.max_drop:g} %, or others save more for it"
+        bound, least = f"no rank keeps the outputs within {self.max_drop:g} %", f"{100 * _LEAST_SAVED:g} %"
+        return f"{bound}, others save more for it, or all together would save less than {least} of the model"
 
 
 def _flops(layer: "_Layer", context: PassContext) -> int:

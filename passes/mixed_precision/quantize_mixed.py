@@ -48,7 +48,8 @@ class MixedQuantization(Pass):
         max_drop: where the calibration data have labels, in hundredths of the metric's own scale. Without labels, in
             percent: of rows of an output of classes (what a softmax gives, or a linear layer in two dimensions) whose
             largest element is elsewhere than the float model's; of other outputs, 100 (1 - cosine) with the float
-            model's. The output that loses most counts.
+            model's, of what varies among samples; of a sigmoid's numbers also 100 (1 - F1) of those beyond a half. The
+            output that loses most counts.
         samples: of the calibration data that ranges are fixed by. Batches behind them judge; where there are none,
             every fourth batch does, and is left out of calibration.
         checks: layers whose sensitivity is measured.

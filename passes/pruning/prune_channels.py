@@ -76,7 +76,8 @@ class ChannelPruning(Pass):
             where that loses less on calibration data. 0 leaves it to the others.
         max_drop: in hundredths of the metric's own scale, where the calibration data have labels. In percent where they
             have none: of rows of an output of classes whose largest element is elsewhere than before, or of other
-            outputs 100 (1 - cosine). The output that loses most counts.
+            outputs 100 (1 - cosine) of what varies among samples; of a sigmoid's numbers also 100 (1 - F1) of those
+            beyond a half. The output that loses most counts.
         importance: `loss`, or `l1` or `l2`, the norms; `auto` is `loss` with calibration data and `l1` without.
         round_to: the number of channels left is a multiple of it, as vector units like; in groups of fewer than eight
             times as many channels, a multiple of a half, a quarter and so on, that is at most an eighth of them.
@@ -166,12 +167,13 @@ class ChannelPruning(Pass):
                 whole = partial(prune, batches=fitted) if len(few) < len(fitted) else None
                 counts = self._within(ways, judge, draft, whole, context)
         removals: list[tuple[ChannelGroup, np.ndarray]] = []
+        left: list[str] = []
         for number, (group, ranking, step) in enumerate((it.group, it.ranking, it.step) for it in candidates):
             if not counts.get(number):
-                misses.append(f"{_layers(group)}: the {group.size} channels stay, {self._why(step)}")
+                left.append(f"{_layers(group)}: the {group.size} channels stay, {self._why(step)}")
             elif context.applies("prune", *(node for node, _ in group.producers)):
                 removals.append((group, ranking.order[: counts[number]]))
-        return Plan(removals, misses, notes)
+        return Plan(removals, [*left, *misses], notes)
 
     # -- which
 

@@ -8,7 +8,7 @@ products are kept, so that memory doesn't grow with the amount of data. A draft,
 told apart, is fitted to fewer rows.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
@@ -21,6 +21,7 @@ from ..added_bias import added_bias
 from ..base import Feeds, PassContext
 from ..walk import walk
 from ..windows import windows
+from .least_squares import Regression, regression_of, regression_over
 from .readers import Reader, reader
 from .shrink import Kept
 
@@ -36,77 +37,10 @@ _ROWS = 4
 _LEAST_ROWS = 16384
 _DRAFTED = 4
 """How many times fewer rows a draft looks at."""
-_TOGETHER = 4096
-"""Rows whose products are summed at once."""
 _DAMPINGS, _DRAFT_DAMPINGS = (1e-4, 1e-2, 1.0), (1e-2,)
 """What is added to each second moment, as shares of their mean; held-out batches choose."""
 _GAIN = 0.99
 """The share of the error that has to be left at the most, for a layer to be changed."""
-
-
-@dataclass(slots=True)
-class _Sums:
-    """Sums over rows of what a layer reads, with a 1 behind it, and of what its output lacks.
-
-    Attributes:
-        reads: `x^T x`, `[K + 1, K + 1]`.
-        both: `x^T r`, `[K + 1, N]`.
-        lacks: `r^2`.
-    """
-
-    reads: "Tensor"
-    both: "Tensor"
-    lacks: float = 0.0
-
-    @classmethod
-    def of(cls, arrays: Sequence[np.ndarray]) -> "_Sums":
-        """The sums that arrays hold."""
-        import torch
-
-        reads, both, lacks = arrays
-        return cls(torch.from_numpy(reads), torch.from_numpy(both), float(lacks))
-
-    @classmethod
-    def over(cls, pairs: "Iterable[tuple[Tensor, Tensor]]", shift: "Tensor") -> "_Sums":
-        """The sums over rows of what is read, less a shift, and of what is lacking; some at a time."""
-        import torch
-
-        found: _Sums | None = None
-        for x, lacking in _together(pairs):
-            rows = torch.nn.functional.pad(x - shift, (0, 1), value=1.0)
-            sums = (rows.T @ rows).double(), (rows.T @ lacking).double(), float(lacking.double().square().sum())
-            if found is None:
-                found = cls(*sums)
-                continue
-            found.reads += sums[0]
-            found.both += sums[1]
-            found.lacks += sums[2]
-        assert found is not None
-        return found
-
-    @property
-    def arrays(self) -> list[np.ndarray]:
-        """The three as arrays."""
-        return [self.reads.numpy(), self.both.numpy(), np.asarray(self.lacks)]
-
-    def error(self, change: "Tensor") -> float:
-        """The squared error that is left after a change of the weights and the bias, `[K + 1, N]`."""
-        seen = self.reads.float() @ change.float()  # as exact as the sums are
-        return self.lacks + float((change * (seen.double() - 2 * self.both)).sum())
-
-
-def _together(pairs: "Iterable[tuple[Tensor, Tensor]]") -> "Iterator[tuple[Tensor, Tensor]]":
-    """Rows of pairs of tensors with those of the next, until there are enough of them for fast products."""
-    import torch
-
-    waiting: list[tuple[Tensor, Tensor]] = []
-    for pair in pairs:
-        waiting.append(pair)
-        if sum(len(rows) for rows, _ in waiting) >= _TOGETHER:
-            yield torch.cat([rows for rows, _ in waiting]), torch.cat([others for _, others in waiting])
-            waiting = []
-    if waiting:
-        yield torch.cat([rows for rows, _ in waiting]), torch.cat([others for _, others in waiting])
 
 
 def repair(
@@ -135,8 +69,9 @@ def repair(
     """
     pairs = list(zip(source.nodes, graph.nodes, strict=True))
     layers: list[_Layer] = []
+    moved = _moved(source, kept)
     for place, (old, new) in enumerate(pairs):
-        known = reader(new)
+        known = None if moved.isdisjoint(old.inputs[:1]) else reader(new)
         if known is None or known.weight.use_count != 1 or graph.is_output(known.weight):
             continue
         if not (new.output.use_count or graph.is_output(new.output)):
@@ -153,6 +88,15 @@ def repair(
     return [layer.reader.node.output.name for layer in layers if layer.is_changed]
 
 
+def _moved(graph: Graph, kept: Kept) -> set[Value | None]:
+    """The values that are other ones where channels are gone: these, and what is computed from them."""
+    found: set[Value | None] = {value for value, _ in kept}
+    for node in graph.nodes:
+        if not found.isdisjoint((*node.inputs, *node.captured)):
+            found.update(node.outputs)
+    return found
+
+
 def _walk(
     source: Graph,
     graph: Graph,
@@ -167,15 +111,14 @@ def _walk(
 
     generator = torch.Generator().manual_seed(context.seed)
     fewer, dampings = (_DRAFTED, _DRAFT_DAMPINGS) if is_draft else (1, _DAMPINGS)
-    start = 0
+    before, behind = 0, 0  # where each graph has come to: a layer may change, what it is fitted to doesn't
     with walk(source, batches) as whole, walk(graph, batches) as pruned, torch.no_grad():
 
         def seen(layer: _Layer) -> "Iterator[tuple[Tensor, Tensor]]":
             for number in range(len(batches)):
-                values = whole.advance(number, start, layer.place)
-                others = pruned.advance(number, start, layer.place)
+                values = whole.advance(number, behind, layer.place + 1)
+                others = pruned.advance(number, before, layer.place)
                 x = others[layer.reader.x]
-                whole.interpreter.advance(values, range(layer.place, layer.place + 1))
                 pruned.interpreter.advance(others, range(layer.place, layer.place + 1))
                 wanted, found = values[layer.output], others[layer.reader.node.output]
                 assert isinstance(x, torch.Tensor)
@@ -184,20 +127,20 @@ def _walk(
                 yield layer.sample(x, wanted, found, layer.enough_rows // (fewer * len(batches)) + 1, generator)
 
         def observe(layer: _Layer) -> list[np.ndarray]:
-            nonlocal start
+            nonlocal before, behind
             pairs = seen(layer)
             first = next(pairs)
             shift = first[0].mean(0) * (layer.bias is not None)
-            fit = _Sums.over(chain([first], islice(pairs, fitted - 1)), shift)
-            judge = _Sums.over(pairs, shift) if fitted < len(batches) else fit
-            start = layer.place
+            fit = regression_over(chain([first], islice(pairs, fitted - 1)), shift)
+            judge = regression_over(pairs, shift) if fitted < len(batches) else fit
+            before, behind = layer.place, layer.place + 1
             return [*fit.arrays, *judge.arrays, shift.numpy(), generator.get_state().numpy()]
 
         for done, layer in enumerate(layers):
             context.progress("fitting layers", done, len(layers))
             *arrays, shift, state = context.remember(partial(observe, layer))
             generator.set_state(torch.from_numpy(state))
-            fit, judge = (_Sums.of(arrays[place : place + 3]) for place in (0, 3))
+            fit, judge = (regression_of(arrays[place : place + 3]) for place in (0, 3))
             layer.change(pruned.constants, fit, judge, torch.from_numpy(shift), dampings)
     context.progress("fitting layers", len(layers), len(layers))
 
@@ -277,18 +220,18 @@ class _Layer:
         return seen.movedim(1, x.ndim - 1)[where].flatten(1).float(), lacking
 
     def change(
-        self, held: "dict[Value, Held]", fit: _Sums, judge: _Sums, shift: "Tensor", dampings: Sequence[float]
+        self, held: "dict[Value, Held]", fit: Regression, judge: Regression, shift: "Tensor", dampings: Sequence[float]
     ) -> None:
         """Take the change with the least error.
 
         Args:
             held: constants of the graph, as the walk has them.
-            fit: sums that changes are fitted to.
-            judge: sums that they are judged by.
-            shift: what was taken off the rows before they were summed.
+            fit: what changes are fitted to.
+            judge: what they are judged by.
+            shift: what was taken off what is read.
             dampings: that are tried.
         """
-        changes = _changes(fit, dampings, has_bias=self.bias is not None)
+        changes = fit.changes(dampings, has_bias=self.bias is not None)
         errors = [judge.error(change) for change in changes]
         if not errors or not min(errors) < _GAIN * judge.lacks:
             return
@@ -309,30 +252,6 @@ class _Layer:
         if self.bias is not None and not self.bias.data.any() and self.reader.node.operator != "MatMul":
             graph.set_input(self.reader.node, 2, None)
             graph.erase_constant(self.bias)
-
-
-def _changes(fit: _Sums, dampings: Sequence[float], *, has_bias: bool) -> "list[Tensor]":
-    """Changes of a layer's weights and bias, `[K + 1, N]`, that come closest to what its output lacks."""
-    import torch
-
-    reads, both = fit.reads, fit.both
-    count, changes = len(reads), list[torch.Tensor]()
-    if has_bias:
-        mean = torch.zeros_like(both)
-        mean[-1] = both[-1] / reads[-1, -1]
-        changes.append(mean)
-    used = count if has_bias else count - 1
-    if count > 1:
-        energy = float(reads.diagonal()[: count - 1].mean())
-        for damping in dampings:
-            damped = reads[:used, :used].clone()
-            damped.diagonal()[: count - 1] += damping * energy + 1e-12
-            root, failed = torch.linalg.cholesky_ex(damped)
-            if not failed:
-                change = torch.zeros_like(both)
-                change[:used] = torch.cholesky_solve(both[:used], root)
-                changes.append(change)
-    return [change for change in changes if bool(change.isfinite().all())]
 
 
 def _add(held: "dict[Value, Held]", constant: Constant, change: "Tensor") -> None:

@@ -17,6 +17,8 @@ from .layers import Layer, WeightKey
 from .sweep import Moments, sweep
 
 _DAMPING = 0.01
+_DEEPEST = 8192
+"""The most input channels that are compensated: beyond, second moments take gigabytes, and their inverse minutes."""
 
 
 def compensate(
@@ -41,7 +43,12 @@ def compensate(
         The weights that GPTQ has rounded, and a sentence for each layer that rounding to the nearest suits better.
     """
     weights: dict[WeightKey, IntegerWeight] = {}
-    misses: list[str] = []
+    chosen = compensated(layers)
+    misses = [
+        f"{layer.node.location}: plain rounding, since GPTQ of {len(layer.matrix)} input channels takes too long"
+        for layer in _matrices(layers)
+        if layer not in chosen
+    ]
 
     def visit(readers: Sequence[Layer], moments: Moments) -> Mapping[Layer, np.ndarray]:
         found: dict[Layer, np.ndarray] = {}
@@ -56,13 +63,17 @@ def compensate(
                 found[layer] = plain
         return found
 
-    if chosen := compensated(layers):
+    if chosen:
         sweep(graph, chosen, batches, context, visit, first)
     return weights, misses
 
 
 def compensated(layers: Sequence[Layer]) -> list[Layer]:
-    """The layers that multiply matrices, without those that share a weight with others."""
+    """The layers that multiply matrices and aren't too deep, without those that share a weight with others."""
+    return [layer for layer in _matrices(layers) if len(layer.matrix) <= _DEEPEST]
+
+
+def _matrices(layers: Sequence[Layer]) -> list[Layer]:
     return [layer for layer in layers if layer.node.operator != "Conv" and not layer.shares_weight]
 
 

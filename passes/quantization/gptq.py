@@ -80,9 +80,17 @@ def gptq(
 
 
 def compensation(moments: np.ndarray, damping: float) -> np.ndarray:
-    """The upper Cholesky factor of the inverse of damped moments: how each channel's error moves the later ones."""
-    damped = moments.astype(np.float64)
+    """The upper Cholesky factor of the inverse of damped moments: how each channel's error moves the later ones.
+
+    It is the inverse of the factor that is upper, too, in `R @ R.T`: of a Cholesky factor with rows and columns in
+    opposite order. So the inverse of the moments themselves, which costs three times as much, isn't made.
+    """
+    from scipy.linalg import get_lapack_funcs
+
+    damped = moments[::-1, ::-1].astype(np.float64)
     energy = np.diagonal(damped).copy()
     mean = energy.mean() or 1.0
     np.fill_diagonal(damped, np.where(energy > 0, energy, mean) + damping * mean)
-    return np.linalg.cholesky(np.linalg.inv(damped)).T.astype(np.float32)
+    lower = np.linalg.cholesky(damped)
+    (inverse,) = get_lapack_funcs(("trtri",), dtype=np.float64)
+    return inverse(lower[::-1, ::-1])[0].astype(np.float32)

@@ -13,10 +13,11 @@ from ...ir.quantization import IntegerWeight, QuantParams
 from ...ir.types import DType
 from ...targets import Int8
 from ..base import Effect, Feeds, Pass, PassContext, PassResult
-from ..decisions import decisions
-from ..judge import Judge, Reference
+from ..debug_counter import DebugCounter
+from ..judge import Reference
+from ..probes import make_probes
 from ..profit import slower
-from .calibrate import Calibration, See, first_batches, first_batches_of
+from .calibrate import Calibration, See, first_batches
 from .clipping import Bounds, widen
 from .compensate import compensate
 from .correct_biases import CORRECTED_ON, ChannelMeans
@@ -27,6 +28,7 @@ from .given_grid import given_grid
 from .image_means import pool_image_means
 from .layers import Layer, Selection, WeightKey, select_layers
 from .logarithms import before_logarithms
+from .losses import last_batches, losses
 from .observed import Observed, unstretched
 from .observers import OBSERVERS, MinMaxObserver
 from .plan import Plan, make_plan
@@ -38,10 +40,6 @@ from .sweep import Moments
 from .weights import quantize_weights
 
 _COMPENSATED_ON = 64  # samples: of texts, more rows than a layer of MiniLM has channels
-_JUDGED_ON = 64  # samples
-_MUCH = 2.0
-"""What may be lost, in percent, before it is said."""
-
 _WEIGHT_BITS = {"int8-weights": 8, "int4": 4, "int3": 3, "int2": 2}
 """The bits of the schemes that leave activations alone."""
 
@@ -135,13 +133,25 @@ class Quantize(Pass):
             return self._run_on_weights(graph, context)
         if context.profile is None or not context.profile_decides or self.if_slower == "keep":
             return self._run_in_integers(graph, context)
-        before = graph.clone()
-        found = self._run_in_integers(graph, context)
-        reason = slower(context.profile, before, graph) if found.changed else ""
+        before, sketch = graph.clone(), graph.clone()
+        drawn = self._draw(sketch, context)
+        reason = slower(context.profile, before, sketch) if drawn.changed else ""
+        found = PassResult() if reason else self._run_in_integers(graph, context)
+        if found.changed and not _is_as_fast(found, drawn):
+            reason = slower(context.profile, before, graph)
         if not reason:
             return found
         graph.become(before)
         return PassResult(misses=[f"{reason}; if_slower=keep (--if-slower keep) takes it for its size"])
+
+    def _draw(self, graph: Graph, context: PassContext) -> PassResult:
+        """Quantize a graph that is only timed: with the ranges of a few samples, and without what lowers errors."""
+        quick = replace(
+            self, observer="minmax", smooth=False, equalize=False, gptq=False, correct_biases=False, required=False
+        )
+        few = make_probes(graph, context.calibration, count=1) if context.calibration else ()
+        surroundings = replace(context, calibration=few, labels=(), labelled=None, counter=DebugCounter())
+        return quick._run_in_integers(graph, surroundings)
 
     def _run_in_integers(self, graph: Graph, context: PassContext) -> PassResult:
         int8 = context.target.int8
@@ -207,12 +217,12 @@ class Quantize(Pass):
             "carriers": len(prepared.plan.carriers),
             "gptq": len(prepared.rounded),
         }
-        last = _last(context)
+        last = last_batches(context)
         made = Reference(graph, last)
         if self.correct_biases:
             few = first_batches(context, min(self.samples, CORRECTED_ON))
             counts["biases"] = observed.means.correct(made, few, context)
-        return PassResult(counts, prepared.misses, _losses(observed.graph, made, last))
+        return PassResult(counts, prepared.misses, losses(observed.graph, made, last))
 
     def prepare(
         self, graph: Graph, layers: Sequence[Layer], int8: Int8, profitable: frozenset[str], context: PassContext
@@ -270,7 +280,7 @@ class Quantize(Pass):
     ) -> Observed:
         calibration = Calibration(roots, OBSERVERS[self.observer], batches)
         count = len(self._compensated_on(context)) if self._compensates else 0
-        reference = Reference(graph, _last(context))
+        reference = Reference(graph, last_batches(context))
         return Observed.of(reference, layers, calibration, batches, context, compensated_on=count, others=others)
 
     def _run_dynamic(
@@ -334,6 +344,11 @@ class Prepared:
         return StaticQuantizer(graph, self.plan, self.grids, int8.weight_bits, per_channel, self.rounded)
 
 
+def _is_as_fast(found: PassResult, drawn: PassResult) -> bool:
+    """Whether two ways to quantize a graph compute the same in the same layers."""
+    return found.counts["layers"] == drawn.counts["layers"] and not found.counts.get("smoothed")
+
+
 def _with_what_is_stored(
     graph: Graph, context: PassContext, tables: dict[Constant, Lookup], found: PassResult
 ) -> PassResult:
@@ -342,23 +357,6 @@ def _with_what_is_stored(
     recurrent, layers_left = quantize_recurrent(graph, context)
     counts = {**found.counts, "embeddings": embeddings, "recurrent": recurrent}
     return PassResult(counts, [*found.misses, *tables_left, *layers_left], found.notes)
-
-
-def _last(context: PassContext) -> Sequence[Feeds]:
-    """The calibration data that what is lost is judged on."""
-    return first_batches_of(context.calibration[::-1], _JUDGED_ON)
-
-
-def _losses(before: Reference, made: Reference, last: Sequence[Feeds]) -> list[str]:
-    """A sentence where rounding loses much on the last of the calibration data, and nothing is decided on the way."""
-    if decisions(before.graph):
-        return []
-    judge = Judge(before, last)
-    lost = judge.judge(made).drop if judge.measures else 0.0
-    if not lost > _MUCH:
-        return []
-    where = f"the outputs lose {lost:.1f} % on the last {len(last)} batches of the calibration data"
-    return [f"{where}: quantize-mixed{{max_drop=1}} keeps in float what loses most"]
 
 
 def _rounded(weight: np.ndarray, scheme: BlockScheme) -> BlockWeight:

@@ -47,7 +47,8 @@ class Sparsification(Pass):
             is `sparsegpt` with calibration data and `magnitude` without.
         max_drop: in hundredths of the metric's own scale, where the calibration data have labels. In percent where they
             have none: of rows of an output of classes whose largest element is elsewhere than before, or of other
-            outputs 100 (1 - cosine). The output that loses most counts.
+            outputs 100 (1 - cosine) of what varies among samples; of a sigmoid's numbers also 100 (1 - F1) of those
+            beyond a half. The output that loses most counts.
         damping: what `sparsegpt` adds to the second moments of all channels, as a share of their mean.
     """
 
@@ -91,7 +92,7 @@ class Sparsification(Pass):
             notes.append(f"{zeros} of {size} weights are zero now, {100 * zeros / size:.1f} %")
             if pattern.group or pattern.rows * pattern.columns == 1:
                 notes.append(f"no kernel leaves out zeros of pattern {self.pattern}: only compressed files are smaller")
-        return PassResult({self.name: len(weights)}, [*misses, *others], notes)
+        return PassResult({self.name: len(weights)}, [*others, *misses], notes)
 
     def _choose(self, graph: Graph, pattern: Pattern, context: PassContext) -> tuple[list[Layer], list[str]]:
         """The layers that lose weights, and why others don't."""

@@ -111,7 +111,7 @@ def test_what_fails_leaves_a_reproducer_that_fails_again(
     for run in (lambda: optimize_file(folder, None, None), lambda: find_fault(folder, None, None, "native")):
         with pytest.raises(CheckError, match="net.head: TopK is off by"):
             run()
-    small = shrink(folder)
+    small = shrink(folder, tmp_path / "small")
     assert [node.operator for node in small.graph.nodes] == ["TopK"]
     assert small.machine == load_target("native")  # which its folder holds as well
 
@@ -122,3 +122,13 @@ def test_a_reproducer_that_does_not_fail_again_says_so(tmp_path: Path) -> None:
     check = BackendCheck(right, load_target("native"))
     with pytest.raises(CheckError, match="doesn't fail again: it depends on something else"):
         check.hold(compiled(backend, tmp_path / "artifact"), classifier(), [PROBE], tmp_path)
+
+
+def test_a_sigmoid_that_is_nowhere_more_than_a_millionth_is_held_to_its_scale(tmp_path: Path) -> None:
+    """A detector sees nothing on a blank page; ONNX Runtime gives 1e-8 there, whatever less it is."""
+    graph = Graph()
+    x = graph.add_input("x", TensorType(DType.float32, (8,)))
+    graph.outputs["y"] = Builder(graph).Sigmoid(x)
+    write_artifact(tmp_path / "artifact", graph, find_backend("onnxruntime"), load_target("native"))
+    check = BackendCheck(find_backend("onnxruntime"), load_target("native"))
+    check.hold(load(tmp_path / "artifact"), graph, [{"x": np.full(8, -30, np.float32)}], tmp_path)

@@ -19,6 +19,7 @@ from planish.passes.reproducer import Reproducer, read_reproducer
 
 PASSES = """
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from planish.ir.builder import Builder
@@ -45,6 +46,32 @@ class Careless(Pass):
             graph.replace_uses(node.outputs[0], op(operator, *node.inputs, **node.attributes))
             graph.erase(node)
         return PassResult({"rewrite": len(graph)})
+
+
+@dataclass(frozen=True)
+class Clumsy(Pass):
+    '''Writes one operator with an attribute that it hasn't, and another with other numbers.'''
+
+    name: ClassVar[str] = "clumsy"
+    effect: ClassVar[Effect] = Effect.ROUNDING
+
+    def run(self, graph, context):
+        for node in graph.nodes:
+            if node.operator == "Relu":
+                node.attributes = {"slope": 1}
+            if node.operator == "Gemm" and context.applies("rewrite", node):
+                node.attributes = {**node.attributes, "alpha": 2.0}
+        return PassResult({"rewrite": 1})
+
+
+@dataclass(frozen=True)
+class Shy(Careless):
+    '''Makes its mistake as long as there is no folder of a name.'''
+
+    name: ClassVar[str] = "shy"
+
+    def run(self, graph, context):
+        return PassResult() if Path("small").exists() else super().run(graph, context)
 
 
 @dataclass(frozen=True)
@@ -125,6 +152,25 @@ def test_what_is_shrunk_keeps_data_that_it_fails_with(run: Run, folder: Path) ->
     assert [feeds[value.name].shape for feeds in smaller.calibration] == [(16, 16)] * 3
     assert len(smaller.labels) == len(smaller.calibration)
     assert run("opt", "small").exit_code == 4
+
+
+def test_what_is_shrunk_fails_by_the_same_check(run: Run, folder: Path) -> None:
+    """Half of the graph would fail too, but otherwise: each layer of it is right in form, and wrong in its numbers."""
+    left = reproducer_in(run("opt", "net.planish", "-p", "careless:Clumsy", "-o", "out.onnx"))
+    shrunk = run("reduce", left, "-o", "small")
+    assert shrunk.exit_code == 0
+    assert "doesn't fail" not in shrunk.stderr
+    assert [node.operator for node in read_reproducer(folder / "small").graph.nodes] == ["Relu"]
+    for subject in (left, "small"):
+        failed = run("opt", subject)
+        assert failed.exit_code == 4
+        assert "pass clumsy left a malformed graph: Relu" in " ".join(failed.stderr.split())
+
+
+def test_what_is_shrunk_is_run_once_as_it_was_written(run: Run) -> None:
+    left = reproducer_in(run("opt", "net.planish", "-p", "careless:Shy", "-o", "out.onnx"))
+    shrunk = run("reduce", left, "-o", "small")
+    assert "small doesn't fail in the same way" in " ".join(shrunk.stderr.split())
 
 
 def test_a_failed_build_leaves_its_data_too(run: Run, folder: Path) -> None:

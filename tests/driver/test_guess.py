@@ -134,3 +134,19 @@ def test_a_plan_that_loses_little_too_much_is_tried_milder() -> None:
 def test_the_front_holds_what_nothing_beats() -> None:
     points = [point(1.0, 0.0), point(2.0, 0.01, HALF), point(1.5, 0.02, MOST), point(1.5, 0.005, "quantize")]
     assert [str(it.plan) for it in front(points)] == ["prune-channels{flops=0.5}", "quantize", "nothing"]
+
+
+def test_what_is_measured_anew_takes_the_place_of_what_was() -> None:
+    known = guess(point(2.0, 0.004, HALF), point(1.7, 0.004, MOST), point(1.5, 0.0, "quantize"))
+    assert [it.plan.steps for it in known.contenders] == [(HALF,), (MOST,)]
+    known.learn(point(1.8, 0.004, HALF))
+    known.learn(point(1.9, 0.004, MOST))
+    assert [it.gain for it in known.points] == pytest.approx([1.0, 1.8, 1.9, 1.5])
+    assert known.best.plan == Plan((MOST,))
+
+
+def test_sizes_are_not_timed() -> None:
+    known = Guess(0.01, "size")
+    known.learn(point(1.0, 0.0))
+    assert known.best is not None
+    assert known.contenders == []

@@ -10,6 +10,7 @@ import pytest
 
 from planish.backends import Executable, find_backend
 from planish.driver.backend_check import BackendCheck
+from planish.driver.build import build
 from planish.driver.debugging import find_fault
 from planish.driver.lowering import Lowering, choice, fastest, lower, refuse_early
 from planish.driver.measurement import Latency
@@ -23,6 +24,7 @@ from planish.ir.text import print_graph
 from planish.ir.types import DType, TensorType
 from planish.passes.base import Effect, Pass, PassContext, PassResult
 from planish.passes.legalization.expansions import EXPANSIONS
+from planish.passes.legalization.legalize import Legalization
 from planish.passes.pipeline import parse_pipeline
 from planish.passes.reproducer import Reproducer
 from planish.passes.verification import Verification
@@ -86,6 +88,29 @@ def test_a_wrong_rule_of_legalization_is_found_by_name(tmp_path: Path, monkeypat
         assert "net.second" in fault.node
     monkeypatch.setitem(EXPANSIONS, "Swish", right)
     assert find_fault(folder, None, None, "native") is None
+
+
+@pytest.mark.parametrize(("fault", "kind"), [("crash", RuntimeError), ("malformed", CheckError)])
+def test_a_backends_own_pass_leaves_a_reproducer_wherever_it_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, kind: type[Exception]
+) -> None:
+    """Nothing is told of it before, where it could leave none."""
+
+    def run(self: Legalization, graph: Graph, context: PassContext) -> PassResult:
+        if fault == "crash":
+            raise RuntimeError("out of luck")
+        next(iter(graph.nodes)).attributes = {"slope": 1}
+        return PassResult({"slope": 1})
+
+    monkeypatch.setattr(Legalization, "run", run)
+    save(relu(), tmp_path / "net.planish")
+    (tmp_path / "recipe.yaml").write_text("model: net.planish\nbackend: onnxruntime\npasses: [cleanup]\noutput: dist\n")
+    with pytest.raises(kind) as raised:
+        build(str(tmp_path / "recipe.yaml"))
+    said = "\n".join([str(raised.value), *getattr(raised.value, "__notes__", ())])
+    (folder,) = set(re.findall(r"planish opt (\S+)", said))
+    with pytest.raises(kind):
+        optimize_file(folder, None, None)
 
 
 def test_what_a_backend_refuses_is_no_fault_of_its_passes(tmp_path: Path) -> None:

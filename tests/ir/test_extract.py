@@ -43,6 +43,30 @@ def test_a_part(graph: Graph, kept: set[int], inputs: str, outputs: str, constan
     assert print_graph(graph) == print_graph(parse_graph(TEXT, {})), "it is left as it was"
 
 
+def test_what_nobody_reads_is_returned_only_where_nothing_else_is() -> None:
+    graph = parse_graph(
+        """graph "main"(%x: float32[4]) {
+          const %w: float32[2] = [1.0, 2.0]
+          %a: float32[2], %b: float32[2] = Split(%x) {num_outputs = 2}
+          %c: float32[2] = Neg(%a)
+          return c = %c, w = %w, x = %x
+        }""",
+        {},
+    )
+    assert [list(extract(graph, kept).outputs) for kept in ({0, 1}, {0}, {1})] == [["c"], ["a"], ["c"]]
+    graph.outputs = {}
+    assert list(extract(graph, {0, 1}).outputs) == ["b", "c"]
+
+
+def test_inputs_and_constants_are_returned_where_they_are_named(graph: Graph) -> None:
+    graph.outputs |= {"w": graph.constants["w"], "y": graph.inputs[1]}
+    part = extract(graph, {1}, ["w", "y"])
+    verify(part)
+    assert [value.name for value in part.inputs] == ["y", "a"]
+    assert list(part.outputs) == ["b", "w", "y"]
+    assert list(part.constants) == ["w"]
+
+
 def test_what_a_branch_reads_of_the_rest_becomes_an_input() -> None:
     inner = 'graph "{}"() {{ %{}: float32[2] = {}(%a) return y = %{} }}'
     graph = parse_graph(

@@ -233,6 +233,8 @@ def test_an_unknown_operator_is_refused_with_the_nearest_name() -> None:
         infer("com.microsoft::FusedMatMull", [], {})
     with pytest.raises(ModelError, match="^unknown operator zzz; write what it does in operators of the standard$"):
         infer("zzz", [], {})
+    with pytest.raises(ModelError, match="DynamicQuantizeLSTM; ONNX Runtime writes it where it opt"):
+        infer("com.microsoft::DynamicQuantizeLSTM", [], {})
 
 
 def test_an_error_names_the_operator_the_types_and_torchs_reason() -> None:
@@ -354,3 +356,15 @@ def test_torch_keeps_no_shape_that_was_asked_about() -> None:
     for width in range(1000, 1008):
         assert shape_of("Relu", tensor("batch", width)) == ("batch", width)
     assert kept() == before
+
+
+def test_a_size_that_fits_at_one_number_alone_is_not_taken_for_what_is_that_number_there() -> None:
+    """A third of the rows is 5 or broadcast; of the sizes tried it is 1 where that fits, as the other axis is."""
+    graph = Graph()
+    op = Builder(graph)
+    x = graph.add_input("x", TensorType(DType.float32, ("n",)))
+    sizes = graph.add_input("sizes", TensorType(DType.int64, (2,)))
+    third = op.Split(op.ReduceSum(op.Reshape(x, sizes), [1], keepdims=0), num_outputs=3, outputs=3)[0]
+    row = graph.add_input("row", TensorType(DType.float32, (1, 5)))
+    found = op.Add(row, op.Unsqueeze(third, [0])).type
+    assert found.shape[0] != op.Unsqueeze(third, [0]).type.shape[1]

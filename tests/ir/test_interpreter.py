@@ -143,3 +143,23 @@ graph "g"(%x: float32[1, 4, 2]) {{
 """)
     with pytest.raises(ModelError, match=reason):
         Interpreter(graph).run({"x": np.ones((1, 4, 2), np.float32)})
+
+
+def test_an_image_of_one_channel_is_summed_alike_whatever_made_it() -> None:
+    """Strides of an axis of size 1 say nothing, but torch takes the other layout by them, and rounds differently."""
+    graph = parse_graph(
+        """graph "g"(%x: float32[4, 4], %w: float32[8, 1, 3, 3]) {
+  const %sizes: int64[4] = [1, 4, 4, 1]
+  const %same: int64[4] = [1, 1, 4, 4]
+  %last: float32[1, 4, 4, 1] = Reshape(%x, %sizes)
+  %turned: float32[1, 1, 4, 4] = Transpose(%last) {perm = [0, 3, 1, 2]}
+  %first: float32[1, 1, 4, 4] = Reshape(%x, %same)
+  %y: float32[1, 8, 4, 4] = Conv(%turned, %w) {pads = [1, 1, 1, 1]}
+  %z: float32[1, 8, 4, 4] = Conv(%first, %w) {pads = [1, 1, 1, 1]}
+  return y = %y, z = %z
+}"""
+    )
+    rng = np.random.default_rng(0)
+    feeds = {value.name: rng.standard_normal(value.shape, np.float32) for value in graph.inputs}
+    found = Interpreter(graph).run(feeds)
+    np.testing.assert_array_equal(found["y"], found["z"])

@@ -180,6 +180,30 @@ def test_the_rewrite_at_fault_is_found(
     assert fault.checks <= 2 * math.log2(fault.applications) + 10
 
 
+class Silent(Planted):
+    """Says that it changed nothing."""
+
+    name: ClassVar[str] = "silent"
+
+    def run(self, graph: Graph, context: PassContext) -> PassResult:
+        super().run(graph, context)
+        return PassResult()
+
+
+def test_a_pass_is_judged_by_what_it_does_not_by_what_it_says() -> None:
+    graph = Graph("layer")
+    graph.outputs["y"] = Builder(graph, location=Location("fc")).Relu(
+        graph.add_input("x", TensorType(DType.float32, (3,)))
+    )
+    fault = bisect(
+        [*parse_pipeline("dce"), Silent(mistake="constant", at="fc"), *parse_pipeline("cse")],
+        NumericCheck(graph, probes(graph)),
+        PassContext(load_target("x86-64"), graph),
+    )
+    assert fault is not None
+    assert (fault.position, fault.rewrite) == (2, "relu")
+
+
 @pytest.mark.wide
 def test_where_every_check_holds_nothing_is_found(source: Graph, check: NumericCheck) -> None:
     context = PassContext(load_target("x86-64"), source)

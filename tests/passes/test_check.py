@@ -408,11 +408,42 @@ def test_sizes_are_tried_until_the_model_runs(graph_of) -> None:
     assert first["x"].shape == (1, 1, 16, 16)
 
 
+def test_images_are_tried_that_can_be_halved(graph_of) -> None:
+    """A detector joins a map that was halved and doubled to the one before."""
+    graph = graph_of(
+        """(%x: float32[1, 1, height, width]) {
+          const %scales: float32[4] = [1.0, 1.0, 4.0, 4.0]
+          %a: float32[1, 1, height // 4, width // 4] = MaxPool(%x) {kernel_shape = [4, 4], strides = [4, 4]}
+          %b: float32[1, 1, 4 * (height // 4), 4 * (width // 4)] = Resize(%a, none, %scales) {mode = "nearest"}
+          %y: float32[1, 2, height, width] = Concat(%x, %b) {axis = 1}
+          return y = %y
+        }"""
+    )
+    assert [probe["x"].shape for probe in make_probes(graph, ())] == [(1, 1, 32, 32), (1, 1, 64, 64)]
+
+
+def test_a_single_sequence_is_tried_where_states_are_for_one(graph_of) -> None:
+    """The standard has states for as many sequences as the layer reads."""
+    weights = {"w": np.ones((1, 9, 2), np.float32), "r": np.ones((1, 9, 3), np.float32)}
+    graph = graph_of(
+        """(%x: float32[steps, batch, 2], %h: float32[1, 1, 3]) {
+          const %w: float32[1, 9, 2]
+          const %r: float32[1, 9, 3]
+          %turned: float32[batch, steps, 2] = Transpose(%x) {perm = [1, 0, 2]}
+          %y: float32[batch, 1, steps, 3] = GRU(%turned, %w, %r, none, none, %h) {hidden_size = 3}
+          return y = %y
+        }""",
+        weights,
+    )
+    first, second = make_probes(graph, ())
+    assert (first["x"].shape, second["x"].shape) == ((1, 64, 2), (1, 96, 2))
+
+
 def test_a_model_that_runs_on_no_size_asks_for_data() -> None:
     """Inputs of sizes that don't fit together."""
     graph = Graph()
     a, b = (graph.add_input(name, TensorType(DType.float32, (dim,))) for name, dim in (("a", "n"), ("b", 5)))
-    graph.outputs["y"] = graph.add_node("Add", [a, b], [TensorType(DType.float32, (5,))]).output
+    graph.outputs["y"] = graph.add_node("MatMul", [a, b], [TensorType(DType.float32, ())]).output
     with pytest.raises(ModelError, match=r"the model runs on no random input \(.*give calibration data to check it on"):
         make_probes(graph, ())
 

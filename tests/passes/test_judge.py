@@ -1,6 +1,67 @@
-"""Which calibration data judge what was fitted to others."""
+"""What judging says is lost, and which calibration data judge what was fitted to others."""
 
-from planish.passes.judge import split
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from planish.ir.builder import Builder
+from planish.ir.graph import Graph, Value
+from planish.ir.types import DType, TensorType
+from planish.passes.judge import Judge, split
+
+
+def drop(build: Callable[[Builder, Value, float], Value], x: np.ndarray, halves: int = 2) -> float:
+    """What is lost, in percent, by what is built with 1 in place of 0."""
+
+    def graph(change: float) -> Graph:
+        made = Graph()
+        shape = ("batch", *x.shape[1:])
+        made.outputs["y"] = build(Builder(made), made.add_input("x", TensorType(DType.float32, shape)), change)
+        return made
+
+    batches = [{"x": part} for part in np.array_split(x.astype(np.float32), halves)]
+    return Judge(graph(0.0), batches).judge(graph(1.0)).drop
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_a_constant_in_place_of_an_answer_loses_all_of_it(outputs: int) -> None:
+    """However near it is to all answers: most of these is their mean."""
+    x = np.random.default_rng(0).standard_normal((64, outputs))
+
+    def regression(op: Builder, x: Value, change: float) -> Value:
+        return op.Add(op.Mul(x, np.float32(1 - change)), np.float32(100))
+
+    assert drop(regression, x - x.mean(0)) > 50
+    assert drop(lambda op, x, change: op.Add(x, np.float32(change)), x + 100) > 20
+
+
+def test_numbers_of_which_one_is_always_the_largest_are_no_classes() -> None:
+    x = np.random.default_rng(0).standard_normal((64, 2))
+    offset = np.array([3, 9], np.float32)
+
+    def scores(op: Builder, x: Value, change: float) -> Value:
+        return op.Gemm(op.Mul(x, np.float32(1 - change)), np.eye(2, dtype=np.float32), offset)
+
+    assert drop(scores, x - x.mean(0)) > 50
+    assert drop(lambda op, x, change: op.MatMul(x, np.eye(2, dtype=np.float32) * (1 + change)), x) < 0.1
+
+
+@pytest.mark.parametrize("samples", [8, 1])
+def test_what_does_not_vary_is_compared_as_a_whole(samples: int) -> None:
+    x = np.full((samples, 4), 100.0) + np.random.default_rng(0).standard_normal((samples, 4)) * 1e-3
+    assert drop(lambda op, x, change: op.Add(x, np.float32(0.01 * change)), x, halves=1) < 1e-3
+
+
+def test_a_sigmoid_that_says_yes_elsewhere_loses_that() -> None:
+    """Two numbers are beyond a half, and one of them no longer is."""
+    x = np.full((16, 4), -3.0)
+    x[0, 0], x[5, 1] = 0.01, 1.0
+
+    def decided(op: Builder, x: Value, change: float) -> Value:
+        return op.Transpose(op.Sigmoid(op.Sub(x, np.float32(0.02 * change))), perm=(1, 0))
+
+    assert drop(decided, x) == pytest.approx(100 * (1 - 2 / 3))
 
 
 def test_batches_that_judge_are_not_fitted_to() -> None:

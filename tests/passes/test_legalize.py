@@ -263,6 +263,27 @@ def test_inputs_that_a_backend_has_no_type_for_are_named() -> None:
         Legalization("tvm").run(graph, context(graph))
 
 
+@pytest.mark.parametrize(("divisor", "is_computed"), [("%b", False), ("%zeros", False), ("%ones", True)])
+def test_a_branch_that_keeps_from_dividing_by_zero_stays_one(divisor: str, is_computed: bool) -> None:
+    graph = parse_graph(f"""graph "main"(%c: bool[], %a: int32[2], %b: int32[2]) {{
+      const %zeros: int32[2] = [1, 0]
+      const %ones: int32[2] = [1, 3]
+      %y: int32[2] = If(%c) {{else_branch = graph "no"() {{
+        %no: int32[2] = Div(%a, {divisor})
+        return no = %no
+      }}, then_branch = graph "yes"() {{
+        %yes: int32[2] = Neg(%a)
+        return yes = %yes
+      }}}} @ "layer"
+      return y = %y
+    }}""")
+    if is_computed:
+        Legalization("tvm").run(graph, context(graph))
+        return
+    with pytest.raises(TargetError, match="layer: tvm can't run If: both of its branches are computed, and one"):
+        Legalization("tvm").run(graph, context(graph))
+
+
 def test_an_unknown_backend_comes_with_the_nearest_name() -> None:
     with pytest.raises(UsageError, match="unknown backend 'tvn'; did you mean 'tvm'"):
         Legalization("tvn").run(Graph(), context(Graph()))

@@ -28,6 +28,7 @@ def measure_of(build: Callable[[Builder, Value], Value], loss: str = "auto") -> 
     [
         (lambda op, x: op.Gemm(x, WEIGHT, BIAS), LossKind.LOGITS),
         (lambda op, x: op.MatMul(x, WEIGHT), LossKind.LOGITS),
+        (lambda op, x: op.MatMul(x, WEIGHT[:, :1]), LossKind.NUMBERS),  # a single number is no choice
         (lambda op, x: op.Add(op.MatMul(x, WEIGHT), BIAS), LossKind.LOGITS),
         (lambda op, x: op.Softmax(op.MatMul(x, WEIGHT), axis=-1), LossKind.PROBABILITIES),
         (lambda op, x: op.Tanh(op.MatMul(x, WEIGHT)), LossKind.NUMBERS),

@@ -206,6 +206,18 @@ def test_labels_come_back_where_they_are_numbers(folder: Path) -> None:
         read_reproducer(folder / "case")
 
 
+def test_batches_of_a_graph_without_inputs_are_counted(folder: Path) -> None:
+    graph = relu()
+    (x,) = graph.inputs
+    graph.replace_uses(x, graph.add_constant(np.ones((1, 3), np.float32), "one"))
+    graph.inputs = []
+    Reproducer(graph, "dce", calibration=[{}, {}], probes=[{}], labels=[np.arange(2), np.arange(4)]).write(
+        folder / "case"
+    )
+    read = read_reproducer(folder / "case")
+    assert (read.calibration, read.probes, len(read.labels)) == ([{}, {}], [{}], 2)
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [

@@ -18,7 +18,10 @@ def _if(op: Builder, node: Node) -> tuple[Value, ...]:
     condition = node.constant(0)
     if condition is not None:
         return tuple(written_out(op, attribute(node, "then_branch" if condition else "else_branch", None), []))
-    taken, other = (written_out(op, attribute(node, name, None), []) for name in ("then_branch", "else_branch"))
+    branches = [attribute(node, name, None) for name in ("then_branch", "else_branch")]
+    if any(_may_divide_by_zero(inner) for branch in branches for inner in branch.nodes):
+        raise RefusedError("both of its branches are computed, and one divides whole numbers by what may be 0")
+    taken, other = (written_out(op, branch, []) for branch in branches)
     for one, two in zip(taken, other, strict=True):
         if one.type != two.type or not one.type.is_ranked:
             raise RefusedError(f"its branches give {one.type} and {two.type}, and only data tells which")
@@ -26,6 +29,13 @@ def _if(op: Builder, node: Node) -> tuple[Value, ...]:
             raise RefusedError(f"its branches give {one.dtype}, and no operator chooses from two tensors of that")
     where = op.Reshape(node.operand(0), np.zeros(0, np.int64))
     return tuple(op.Where(where, one, two) for one, two in zip(taken, other, strict=True))
+
+
+def _may_divide_by_zero(node: Node) -> bool:
+    if node.operator not in ("Div", "Mod") or node.output.dtype.is_float:
+        return False
+    divisor = node.constant(1)
+    return divisor is None or not divisor.all()
 
 
 def _loop(op: Builder, node: Node) -> tuple[Value, ...]:

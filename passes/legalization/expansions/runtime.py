@@ -8,7 +8,7 @@ from ....ir.builder import Builder
 from ....ir.dims import Dim
 from ....ir.graph import Constant, Node, Value
 from ....ir.types import DType
-from ..expansion import Expansion, attribute, cast, known_size
+from ..expansion import Expansion, RefusedError, attribute, cast, known_size
 from .attention import repeat_heads
 from .branches import written_out
 
@@ -56,11 +56,12 @@ def is_unaligned(node: Node) -> bool:
     """Whether corners are to be aligned by scales that make no whole number of elements.
 
     The standard measures by the scale, ONNX Runtime by the elements that there are. An input of unknown rank is taken
-    for one, and its expansion refuses it.
+    for one, and so are scales that only data tells; the expansion refuses both.
     """
-    if attribute(node, "coordinate_transformation_mode", "half_pixel") != "align_corners" or node.constant(2) is None:
+    if attribute(node, "coordinate_transformation_mode", "half_pixel") != "align_corners" or node.input(2) is None:
         return False
-    return not node.operand(0).type.is_ranked or any(length != size for length, size in _lengths(node))
+    is_known = node.operand(0).type.is_ranked and node.constant(2) is not None
+    return not is_known or any(length != size for length, size in _lengths(node))
 
 
 def _lengths(node: Node) -> list[tuple[float, int]]:
@@ -75,6 +76,8 @@ def _lengths(node: Node) -> list[tuple[float, int]]:
 
 def _resize(op: Builder, node: Node) -> Value:
     """Resize the part of the input that the elements reach, with the corners aligned to the input's."""
+    if node.constant(2) is None:
+        raise RefusedError("the scales that its corners are aligned by are known at run time alone")
     lengths = _lengths(node)
     ends = [(size - 1) / (length - 1) if size > 1 else 0.0 for length, size in lengths]
     changed = {name: value for name, value in node.attributes.items() if name != "coordinate_transformation_mode"}

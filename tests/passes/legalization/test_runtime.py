@@ -105,6 +105,16 @@ def test_a_rank_that_only_data_tells_is_left_to_the_runtime_or_refused_by_name(o
         assert operator in str(error)
 
 
+def test_corners_that_are_aligned_by_scales_of_run_time_are_refused() -> None:
+    graph = parse_graph(
+        """graph "g"(%x: float32[1, 1, 4, 4], %scales: float32[4]) {
+        %y: float32[a, b, c, d] = Resize(%x, none, %scales) {coordinate_transformation_mode = "align_corners"} @ "layer"
+        return y = %y }"""
+    )
+    with pytest.raises(TargetError, match=r"layer: .*Resize: the scales .* are known at run time alone"):
+        operators(graph)
+
+
 @pytest.mark.parametrize("rows", [5, "rows"])
 def test_flexible_attention_writes_out_the_graphs_inside(rows: Dim, tmp_path: Path) -> None:
     graph = Graph()

@@ -149,7 +149,8 @@ def test_only_and_skip_choose_layers() -> None:
 def test_other_layers_are_left_alone(layer: Any) -> None:
     graph = graph_of((2, 24, 6, 6), layer)
 
-    assert factorize(graph, rank=1) == PassResult({"factorize": 0}, [])
+    reason = "no layer that may be split multiplies by a constant matrix"
+    assert factorize(graph, rank=1) == PassResult({"factorize": 0}, [reason])
 
 
 def test_a_shared_weight_outlives_the_layer_that_is_split() -> None:
@@ -399,6 +400,22 @@ def test_where_nothing_keeps_the_outputs_nothing_is_split() -> None:
 
     assert not result.changed
     assert len(result.misses) == 1
+
+
+@pytest.mark.parametrize("channels", [1, 16])
+def test_a_small_head_stays_whole_behind_a_large_layer(channels: int) -> None:
+    first = RANDOM.standard_normal((64, channels, 5, 5)).astype(np.float32)
+    last = RANDOM.standard_normal((64, 1)) @ RANDOM.standard_normal((1, 4))
+
+    def network(op: Builder, x: Value) -> Value:
+        return op.MatMul(op.Flatten(op.GlobalAveragePool(op.Relu(op.Conv(x, first)))), last.astype(np.float32))
+
+    shape = (8, channels, 7, 7)
+    batches = tuple({"x": RANDOM.standard_normal(shape).astype(np.float32)} for _ in range(4))
+    result = factorize(graph_of(shape, network), batches)
+
+    assert result.changed == (channels == 1)
+    assert result.changed or "less than 1 % of the model" in result.misses[0]
 
 
 @pytest.mark.parametrize("fed", [np.zeros((0, 24), np.float32), np.full((4, 24), np.inf, np.float32)])

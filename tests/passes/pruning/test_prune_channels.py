@@ -141,7 +141,9 @@ def test_a_group_that_loses_nothing_is_explained(new_net: Any) -> None:
     result = prune(graph, ratio=0.05, only=("first",))
 
     assert not result.changed
-    assert result.misses == ["first: the 8 channels stay, because ratio 0.05 takes less than half of 1 of them"]
+    reason = "first: the 8 channels stay, because ratio 0.05 takes less than half of 1 of them"
+    assert result.misses == [reason]
+    assert prune(graph, ratio=0.05).misses[0] == reason  # before what can't go in any case
 
 
 def test_frozen_layers_are_explained(new_net: Any) -> None:
@@ -277,6 +279,18 @@ def test_layers_that_are_skipped_are_not_fitted(new_net: Any) -> None:
     prune(graph, images(0, 16), only=("first",))
 
     assert np.array_equal(graph.constants["head"].data, head)
+
+
+def test_layers_that_read_what_they_did_are_not_looked_at(new_net: Any) -> None:
+    graph, layers = two_layers(new_net()), set[int]()
+
+    def note(what: str, _: int, total: int) -> None:
+        layers.update([total] if what == "fitting layers" else [])
+
+    context = PassContext(load_target("x86-64"), graph, images(0, 4), progress=note)
+    ChannelPruning(ratio=0.5, skip=("first",)).apply(graph, context)
+
+    assert layers == {1}  # the head, which reads the second layer
 
 
 def test_flops_are_those_of_the_whole_model(new_net: Any) -> None:

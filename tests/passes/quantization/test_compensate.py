@@ -97,3 +97,10 @@ def test_what_it_does_not_improve_is_rounded_and_named(graph_of) -> None:
     _, result = quantized(layer, data)
     assert result.counts["gptq"] == 0
     assert result.misses == ["only: plain rounding does better on held-out inputs"]
+
+
+def test_a_layer_of_very_many_channels_is_rounded_and_named(layers: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("planish.passes.quantization.compensate._DEEPEST", 48)
+    _, result = quantized(layers, batches(2))
+    assert result.counts["gptq"] == 1
+    assert result.misses == ["second: plain rounding, since GPTQ of 64 input channels takes too long"]

@@ -15,7 +15,7 @@ from planish.ir.interpreter import Interpreter
 from planish.ir.numerics import drift
 from planish.ir.verify import verify
 from planish.passes.base import PassContext, PassResult
-from planish.passes.quantization.gptq import Gptq, gptq
+from planish.passes.quantization.gptq import Gptq, compensation, gptq
 from planish.passes.quantization.sweep import Moments
 from planish.targets.load import load_target
 
@@ -150,3 +150,14 @@ def test_without_data_or_with_blocks_that_no_runtime_knows_it_is_refused(layers:
         applied(Gptq(), layers, [])
     with pytest.raises(UsageError, match="option block of pass gptq must be 0 or a power of two from 16, not 48"):
         applied(Gptq(block=48), layers, batches(1))
+
+
+def test_the_factor_is_that_of_the_inverse_of_damped_moments() -> None:
+    """Channels that calibration doesn't show count as much as one does on average."""
+    moments = moments_of(correlated(20, 40))
+    moments[3] = moments[:, 3] = 0
+    energy = np.diagonal(moments)
+    damped = moments + np.diag(np.where(energy > 0, 0, energy.mean()) + 0.01 * energy.mean())
+    upper = compensation(moments, damping=0.01)
+    assert (np.tril(upper, -1) == 0).all()
+    np.testing.assert_allclose(upper.T @ upper @ damped, np.eye(40), atol=1e-3)

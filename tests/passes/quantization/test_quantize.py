@@ -322,10 +322,29 @@ def test_a_model_that_integers_make_slower_stays_in_float_and_says_so(scheme: st
 
     context = PassContext(TARGET, source, feeds, profile=profile)
     graph = source.clone()
-    result = Quantize(scheme=scheme).apply(graph, context)
+    unread = replace(context, calibration=[*feeds, {}])  # a batch without inputs: calibrating on it would raise
+    result = Quantize(scheme=scheme).apply(graph, unread)
     assert not result.changed
     assert result.misses[0].startswith("one sample would take 12 ms where it took 10 ms, 1.20 times as long")
     assert differences(source, graph) == []
     verify(graph)
     assert Quantize(scheme=scheme, if_slower="keep").apply(graph.clone(), context).changed
     assert Quantize(scheme=scheme).apply(graph, replace(context, profile_decides=False)).changed
+
+
+@pytest.mark.parametrize(("smooth", "times"), [(False, 1), (True, 2)])
+def test_what_differs_from_the_sketch_that_was_timed_is_timed_too(smooth: bool, times: int) -> None:
+    source = projections()
+    x = GENERATOR.standard_normal((16, 5, 64)).astype(np.float32)
+    x[..., 3] *= 50  # which smoothing divides
+    timed: list[Sequence[Graph]] = []
+
+    def profile(graphs: Sequence[Graph], **_: object) -> list[Profile]:
+        timed.append(graphs)
+        return [Profile(np.full(8, 0.010 if len(graph) == len(source) else 0.008), {}, {}) for graph in graphs]
+
+    context = PassContext(TARGET, source, [{"x": x}], profile=profile)
+    result = Quantize(smooth=smooth).apply(source.clone(), context)
+    assert result.changed
+    assert bool(result.counts.get("smoothed")) == smooth
+    assert len(timed) == times

@@ -174,6 +174,13 @@ def test_without_options_the_outputs_stay_within_bounds(layers: Graph) -> None:
     assert min(zeros(weight) for weight in weights_of(layers).values()) >= 0.5
 
 
+def test_what_no_share_of_zeros_keeps_is_told_before_what_stays_dense(images: Graph) -> None:
+    (result,) = applied("sparsify", images, [{"x": normal(16, 16, 6, 5)} for _ in range(4)])
+    assert not result.changed
+    assert "don't keep the outputs within 1 %" in result.misses[0]
+    assert any("several taps" in miss for miss in result.misses[1:])
+
+
 def test_convolutions_are_seen_as_products_of_windows(images: Graph) -> None:
     directions = normal(3, 16)
     data = [
