@@ -127,6 +127,13 @@ def _is_computed(node: Node) -> bool:
     return node.input(1) is not None and node.constant(1) is None
 
 
+def _may_go(node: Node) -> str:
+    """Why only data tells which axes of size 1 go."""
+    x = node.operand(0)
+    dim = next((dim for dim in x.type.dims or () if isinstance(dim, str)), None)
+    return "" if dim is None or node.input(1) is not None else f"it has no axes, and only data tells whether {dim} is 1"
+
+
 def _unheld(type: TensorType) -> str:
     if not type.is_ranked:
         return f"it computes with {type}, and only with tensors of known rank can TVM"
@@ -191,6 +198,7 @@ SUPPORT = Support(
         "TopK": _is_uint64,
         "Trilu": _is_computed,
     },
+    refused={"Squeeze": _may_go},
     adjusted={"Cast": _widened_integers, MATMUL_NBITS: with_block_sums, "Transpose": _untied},
     domains=frozenset({"planish"}),
     unheld=_unheld,

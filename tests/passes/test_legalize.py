@@ -284,6 +284,15 @@ def test_a_branch_that_keeps_from_dividing_by_zero_stays_one(divisor: str, is_co
         Legalization("tvm").run(graph, context(graph))
 
 
+def test_a_squeeze_that_would_take_a_batch_of_one_is_refused() -> None:
+    graph = parse_graph("""graph "main"(%x: float32[batch, 1, 2]) {
+      %y: float32[batch, 2] = Squeeze(%x) @ "layer"
+      return y = %y
+    }""")
+    with pytest.raises(TargetError, match="layer: tvm can't run Squeeze: it has no axes, and only data"):
+        Legalization("tvm").run(graph, context(graph))
+
+
 def test_an_unknown_backend_comes_with_the_nearest_name() -> None:
     with pytest.raises(UsageError, match="unknown backend 'tvn'; did you mean 'tvm'"):
         Legalization("tvn").run(Graph(), context(Graph()))
