@@ -66,14 +66,15 @@ def check(name: str, paths: Sequence[str]) -> dict[str, Outcome]:
     for path in paths:
         start = time.perf_counter()
         try:
-            _compare(_run(graph, path, feeds), expected)
+            _compare(run(graph, path, feeds), expected)
             outcomes[path] = ("equal", f"{time.perf_counter() - start:.1f} s")
         except Exception as error:  # all of them are findings
             outcomes[path] = _classed(error, named)
     return outcomes
 
 
-def _run(graph: Any, path: str, feeds: dict[str, np.ndarray]) -> list[Any]:
+def run(graph: Any, path: str, feeds: Any) -> list[Any]:
+    """The outputs of a graph in the interpreter, or as a backend has compiled it."""
     from planish.backends import find_backend
     from planish.backends.artifact import load, write_artifact
     from planish.ir.interpreter import Interpreter

@@ -17,7 +17,6 @@ for ONNX Runtime and for TVM. A file is on each path
 
 import json
 import os
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -29,11 +28,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import typer
+from classical import PATHS, run
 from rich.console import Console
 from rich.table import Column, Table
 from workers import CLASSES, Outcome, Unequal, check_all
 
-PATHS = ("interpreter", "onnxruntime", "tvm")
 SECONDS = 1800.0
 """The time after which a file counts as hung."""
 TOLERANCE = 1e-3
@@ -64,24 +63,11 @@ def check(name: str, paths: Sequence[str]) -> dict[str, Outcome]:
     for path in paths:
         start = time.perf_counter()
         try:
-            _hold(_run(graph, path, feeds), expected)
+            _hold(run(graph, path, feeds), expected)
             outcomes[path] = "equal", f"{len(source)} to {len(graph)} nodes, {time.perf_counter() - start:.0f} s"
         except Exception as error:  # as above
             outcomes[path] = _classed(error)
     return outcomes
-
-
-def _run(graph: Any, path: str, feeds: Any) -> list[Any]:
-    from planish.backends import find_backend
-    from planish.backends.artifact import load, write_artifact
-    from planish.ir.interpreter import Interpreter
-    from planish.targets.load import load_target
-
-    if path == "interpreter":
-        return list(Interpreter(graph).run(feeds).values())
-    with tempfile.TemporaryDirectory(prefix="planish-") as folder:
-        write_artifact(Path(folder) / path, graph, find_backend(path), load_target("native"))
-        return load(Path(folder) / path, threads=1).run(feeds)
 
 
 def _hold(found: Sequence[Any], expected: Sequence[Any]) -> None:

@@ -172,7 +172,7 @@ class _Walk:
 
 
 def _room(value: Value | None, tolerance: Tolerance) -> float:
-    """By how much more numbers may be off that are a sigmoid's: their scale is 1, however small all of them are.
+    """The absolute error that a sigmoid's numbers may have: their scale is 1, however small all of them are.
 
     ONNX Runtime's approximation is as near to 0 as a sigmoid of 1e-8, but not to the sigmoid itself.
     """

@@ -53,7 +53,7 @@ class Guess:
         if self.best is None or self._goal != "latency":
             return []
         least = self._gain(self.best) / _NOISE
-        return [point for point in self.points if point.artifact is not None and self._gain(point) >= least]
+        return [point for point in self.points if point.is_timed and self._gain(point) >= least]
 
     @property
     def best(self) -> Point | None:

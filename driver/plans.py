@@ -75,6 +75,11 @@ class Point:
     predicted: float | None = None
 
     @property
+    def is_timed(self) -> bool:
+        """Whether its latency was measured: it was built, for the machine at hand."""
+        return self.artifact is not None and self.artifact.speedup is not None
+
+    @property
     def gain(self) -> float:
         """How many times faster it is than the untouched model; 1 where that isn't measured."""
         return 1.0 if self.artifact is None or self.artifact.speedup is None else self.artifact.speedup.median

@@ -2,7 +2,6 @@
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import suppress
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -20,11 +19,13 @@ _PROBE_SIZES = (
     ((2, 2), (3, 3)),
     ((16, 16), (17, 17)),
     ((2, 32), (3, 64)),  # detectors halve images five times, and join what they have made larger again
+    ((1, 64), (1, 96)),
     ((64, 64), (65, 65)),
     ((224, 224), (225, 225)),
-    ((1, 64), (1, 96)),
 )
 """Sizes in two random probes: of the dimension that the first input begins with, and of all others that are open."""
+_LIGHT = 4
+"""As many of these, the first ones, are tried for one at which types hold; the others take large models minutes."""
 
 _SAMPLES = 2
 """How many samples of a batch are a probe: another one costs a run after every pass, and tells little more."""
@@ -99,7 +100,8 @@ def make_probes(
         shapes = {value.name: value.type.dims for value in graph.inputs}
         return [first_samples(batch, shapes, _SAMPLES) for batch in calibration[:count]]
     reason = ""
-    for is_held, sizes in product(dict.fromkeys((True, held_to_types)), _PROBE_SIZES):
+    preferred = [(sizes, True) for sizes in _PROBE_SIZES[:_LIGHT]]
+    for sizes, is_held in dict.fromkeys([*preferred, *((sizes, held_to_types) for sizes in _PROBE_SIZES)]):
         try:
             return _random_probes(graph, sizes, np.random.default_rng(seed), held_to_types=is_held)
         except (ModelError, CheckError) as error:

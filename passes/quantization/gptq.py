@@ -82,8 +82,8 @@ def gptq(
 def compensation(moments: np.ndarray, damping: float) -> np.ndarray:
     """The upper Cholesky factor of the inverse of damped moments: how each channel's error moves the later ones.
 
-    It is the inverse of the factor that is upper, too, in `R @ R.T`: of a Cholesky factor with rows and columns in
-    opposite order. So the inverse of the moments themselves, which costs three times as much, isn't made.
+    If the moments are `R @ R.T` with an upper triangle R, which is the Cholesky factor of the rows and columns in
+    opposite order, it is the inverse of R. Inverting the moments themselves would take three times as long.
     """
     from scipy.linalg import get_lapack_funcs
 

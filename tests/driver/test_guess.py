@@ -1,5 +1,6 @@
 """What a search predicts of plans, and which it builds next: no models, only figures of plans that were built."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -150,3 +151,11 @@ def test_sizes_are_not_timed() -> None:
     known.learn(point(1.0, 0.0))
     assert known.best is not None
     assert known.contenders == []
+
+
+def test_plans_for_another_machine_are_not_timed() -> None:
+    known = guess(point(1.0, 0.004, HALF))
+    built = known.points[-1].artifact
+    untimed = replace(built, built=replace(built.built, latency=None))
+    known.learn(Point(Plan((HALF,)), untimed))
+    assert [it.plan.steps for it in known.contenders] == [()]

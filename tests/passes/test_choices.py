@@ -15,7 +15,7 @@ def moved(wanted: np.ndarray, got: np.ndarray, kind: LossKind = LossKind.LOGITS)
 
 
 def test_a_few_rows_tell_what_many_would() -> None:
-    """Of 64 rows, of which 1.2 % are to move, none does in half of the draws."""
+    """If 1.2 % of all rows move, none of 64 does in half of the draws."""
     before = RNG.uniform(0, 10, 100_000)
     after = before + RNG.normal(0, 0.3, before.shape)
     truth = (after < 0).mean()
