@@ -37,7 +37,7 @@ def to_onnx(graph: Graph, metadata: Mapping[str, str] = MappingProxyType({})) ->
     """Convert a graph to a model, at the lowest opset that expresses it, sharing the memory of its constants.
 
     Inputs and outputs keep their promised names. A value that is returned under two names, or that is an input of the
-    graph, reaches its output through an Identity.
+    graph, reaches its output through an Identity; a constant that is returned under two names is two initializers.
 
     Args:
         graph: to convert.
@@ -120,7 +120,10 @@ class _Writer:
         outputs: list[onnx_ir.Value] = []
         for name, value in zip(names, graph.outputs.values(), strict=True):
             output = self._values[value]
-            if output.name != name or output in outputs or (not promised and value.producer is None):
+            if promised and isinstance(value, Constant) and output.name != name:  # few bits have no Identity
+                output = self._initializer(value, name)
+                initializers.append(output)
+            elif output.name != name or output in outputs or (not promised and value.producer is None):
                 output = _value(name if promised else self._supply.claim(name), value.type)
                 node_name = self._node_names.claim(output.name or "")
                 nodes.append(onnx_ir.Node("", "Identity", [self._values[value]], outputs=[output], name=node_name))
@@ -136,10 +139,14 @@ class _Writer:
         return self._names[value]
 
     def _define(self, value: Value) -> onnx_ir.Value:
-        made = _value(self._name(value), value.type)
-        if isinstance(value, Constant):
-            made.const_value = _tensor(value.data, self._name(value))
+        name = self._name(value)
+        made = self._initializer(value, name) if isinstance(value, Constant) else _value(name, value.type)
         self._values[value] = made
+        return made
+
+    def _initializer(self, constant: Constant, name: str) -> onnx_ir.Value:
+        made = _value(name, constant.type)
+        made.const_value = _tensor(constant.data, name)
         return made
 
     def _node(self, node: Node) -> onnx_ir.Node:

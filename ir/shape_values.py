@@ -5,7 +5,7 @@ Those that depend on data are `UNKNOWN`, each by itself: the others in the same 
 """
 
 from collections.abc import Callable, Hashable, Mapping
-from functools import reduce
+from functools import partial, reduce
 from math import isfinite, prod
 from operator import add, mod, mul, sub
 from typing import Any
@@ -214,24 +214,30 @@ def _elementwise(operation: Callable[[Any, Any], Any]) -> Callable[..., Elements
 
 
 def _quotient(a: Any, b: Any) -> Any:
-    """Integers are divided towards zero; torch floors its symbolic ones, of which the negative are not divided."""
+    """Divide integers towards zero, whereas Python's operator and torch's symbolic integers round down."""
     if isinstance(a, float):
         return a / b
-    if isinstance(a, int) and isinstance(b, int) and (a < 0) != (b < 0):
+    if isinstance(b, int) and b < 0:
+        return _quotient(-a, -b)
+    if isinstance(a, int) and a < 0:
         return -(-a // b)
-    return a // b
+    if isinstance(a, int) or a is UNKNOWN or _is_never_negative(a):
+        return a // b
+    return _picked(max, a, 0) // b - _picked(max, -a, 0) // b
 
 
-def _extreme(pick: Callable[[Any, Any], Any]) -> Callable[..., Elements | None]:
-    """The rule for max or min; torch's symbolic ints have a method for it, since a comparison would fix them."""
+def _is_never_negative(size: Any) -> bool:
+    from torch.fx.experimental.symbolic_shapes import statically_known_true  # torch is there, with its symbolic sizes
+
+    return statically_known_true(size >= 0)
+
+
+def _picked(pick: Callable[[Any, Any], Any], a: Any, b: Any) -> Any:
+    """Return max or min; torch's symbolic integers have a method for it, since a comparison would fix them."""
     method = f"__sym_{pick.__name__}__"
-
-    def choose(a: Any, b: Any) -> Any:
-        if hasattr(a, method):
-            return getattr(a, method)(b)
-        return getattr(b, method)(a) if hasattr(b, method) else pick(a, b)
-
-    return _elementwise(choose)
+    if hasattr(a, method):
+        return getattr(a, method)(b)
+    return getattr(b, method)(a) if hasattr(b, method) else pick(a, b)
 
 
 def _mod(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Elements | None:
@@ -278,8 +284,8 @@ _RULES: dict[str, Callable[[Node, list[Any], Callable[[Dim], Any]], Elements | N
     "Expand": _expanded,
     "Gather": _gather,
     "Identity": lambda node, operands, size: operands[0],
-    "Max": _extreme(max),
-    "Min": _extreme(min),
+    "Max": _elementwise(partial(_picked, max)),
+    "Min": _elementwise(partial(_picked, min)),
     "Mod": _mod,
     "Mul": _elementwise(mul),
     "Neg": lambda node, operands, size: _array(-operands[0]),

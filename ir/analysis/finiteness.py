@@ -15,6 +15,7 @@ from functools import cache
 from itertools import accumulate, takewhile
 
 import numpy as np
+from ml_dtypes import finfo
 
 from ..graph import Constant, Graph, Node, Value
 from ..types import Container, DType
@@ -110,9 +111,7 @@ def _with_rows(is_open: np.ndarray, size: float) -> Places:
 
 @cache
 def _largest(dtype: DType) -> float:
-    if dtype is DType.bfloat16:  # which numpy lacks
-        return float(2**128 - 2**120)
-    return float(np.finfo(dtype.numpy).max) if dtype.is_trainable else np.inf
+    return float(finfo(dtype.numpy).max) if dtype.is_trainable else np.inf
 
 
 def _filled(node: Node, operands: Sequence[Places]) -> Places:

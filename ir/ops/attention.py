@@ -136,6 +136,8 @@ def rotary_embedding(
 
 
 def _flexible_type(q: Tensor, k: Tensor, v: Tensor, **attributes: object) -> Tensor:
+    if not q.ndim == k.ndim == v.ndim == 4:
+        raise ValueError(f"queries, keys and values have 4 axes, not {q.ndim}, {k.ndim} and {v.ndim}")
     return v.new_empty((*q.shape[:3], v.shape[3]))
 
 

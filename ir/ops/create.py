@@ -30,8 +30,9 @@ def eye_like(x: Tensor, *, dtype: int | None = None, k: int = 0) -> Tensor:
 @operator("OneHot", from_data={"depth": FromData(lambda axis: [{axis: 0}], 1, is_size=True)})
 def one_hot(indices: Tensor, depth: Ints, values: Tensor, *, axis: int = -1) -> Tensor:
     indices = indices.long()
-    indices = torch.where(indices < 0, indices + depth[0], indices)
-    classes = torch.arange(depth[0], device=indices.device)
+    count = int(depth[0]) if isinstance(depth[0], float) else depth[0]
+    indices = torch.where(indices < 0, indices + count, indices)
+    classes = torch.arange(count, device=indices.device)
     axis = axis % (indices.ndim + 1)
     hot = indices.unsqueeze(axis) == classes.reshape(-1, *(1,) * (indices.ndim - axis))
     return torch.where(hot, values[1], values[0])

@@ -33,6 +33,8 @@ def gather_elements(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
 def gather_nd(x: Tensor, indices: Tensor, *, batch_dims: int = 0) -> Tensor:
     if indices.shape[-1] > x.ndim - batch_dims:
         raise ValueError(f"{indices.shape[-1]} indices for each element of a tensor of {x.ndim} axes")
+    if x.shape[:batch_dims] != indices.shape[:batch_dims]:
+        raise ValueError(f"batches of {list(x.shape[:batch_dims])} and {list(indices.shape[:batch_dims])} elements")
     batch: list[Tensor] = []
     for axis in range(batch_dims):
         place = [-1 if other == axis else 1 for other in range(indices.ndim - 1)]

@@ -26,6 +26,8 @@ def gemm(
     transA: int = 0,
     transB: int = 0,
 ) -> Tensor:
+    if (a.ndim, b.ndim) != (2, 2):
+        raise ValueError(f"it multiplies matrices, not tensors of {a.ndim} and {b.ndim} axes")
     y = (a.T if transA else a) @ (b.T if transB else b)
     if alpha != 1:
         y = (y * alpha).to(a.dtype)

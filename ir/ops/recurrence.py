@@ -78,6 +78,8 @@ def causal_conv_with_state(
 ) -> tuple[Tensor, Tensor]:
     """Each channel `[batch, channel, time]` convolved with its own filter over the present and the past."""
     reach = w.shape[2] - 1
+    if past_state is not None and past_state.shape[2] != reach:
+        raise ValueError(f"filters of {w.shape[2]} steps follow {reach} of the past, not {past_state.shape[2]}")
     past = x.new_zeros((x.shape[0], x.shape[1], reach)) if past_state is None else past_state
     padded = torch.cat([past, x], 2)
     y = torch.convolution(padded, w, bias, (1,), (0,), (1,), False, (0,), w.shape[0])

@@ -73,9 +73,9 @@ def _memory(data: np.ndarray) -> Hashable:
 
 
 def _kind(node: Node) -> Hashable:
-    """What equal nodes share beside their inputs."""
+    """What equal nodes share beside their inputs; a size that only data tells may have a name of its own in each."""
     attributes = tuple([(name, _hashable(value)) for name, value in sorted(node.attributes.items())])
-    return node.operator, attributes, len(node.outputs)
+    return node.operator, attributes, tuple([output.type for output in node.outputs])
 
 
 def _hashable(attribute: Attribute) -> Hashable:

@@ -79,9 +79,15 @@ class ConstantFolding(GraphwisePass):
 
 
 def tells_sizes(value: Value) -> bool:
-    """Whether what reads a value has sizes that only data tells, which are known where the value is a constant."""
-    results = [output for use in value.uses for output in use.node.outputs]
-    return any(is_from_data(symbol) for result in results for symbol in result.type.symbols)
+    """Whether sizes that only data tells may be known where a value is a constant, with integers computed from it."""
+    seen, front = {value}, [value]
+    while front:
+        results = [output for use in front.pop().uses for output in use.node.outputs if output not in seen]
+        if any(is_from_data(symbol) for result in results for symbol in result.type.symbols):
+            return True
+        seen.update(results)
+        front += [result for result in results if result.dtype is DType.int64 and result.type.is_ranked]
+    return False
 
 
 def _constants(node: Node) -> list[Constant]:

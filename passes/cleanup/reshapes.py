@@ -41,7 +41,7 @@ def simplified_reshape(graph: Graph, node: Node) -> Value | None:
     if source is None or are_alike(source, node.output):
         return source
     inner = source.producer
-    if inner is None or not shape.is_ranked:
+    if inner is None or not shape.is_ranked or not source.type.is_ranked:
         return None
     if inner.operator == "Transpose" and source.use_count == 1 and not graph.is_output(source):
         once = _taken_apart_before(graph, node, inner) or _merged_after(graph, node, inner)

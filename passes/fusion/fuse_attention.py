@@ -6,6 +6,7 @@ from math import isclose, prod
 from typing import Any, ClassVar
 
 import numpy as np
+from ml_dtypes import finfo
 
 from ...ir.builder import Builder
 from ...ir.dims import Dim
@@ -81,7 +82,7 @@ def _mask_objection(match: Match) -> str:
     if match.values["fill"] is None:
         return "" if chosen_by is None else "its weights are chosen, not its scores"
     fill = match.data("fill")
-    if fill.size != 1 or float(fill.reshape(-1)[0]) > float(np.finfo(fill.dtype).min):
+    if fill.size != 1 or float(fill.reshape(-1)[0]) > float(finfo(fill.dtype).min):
         return "scores that aren't seen aren't the lowest number"
     if np.isneginf(fill).all() and not _is_guarded(match) and not _opens_every_row(match):
         return "a row may be masked altogether: its softmax is NaN, and in Attention zeros"
@@ -171,7 +172,7 @@ def _forbidden(match: Match) -> np.ndarray | None:
     mask = match.data("mask")
     if mask.dtype == bool:
         return ~mask
-    lowest = mask <= np.finfo(mask.dtype).min
+    lowest = mask <= finfo(mask.dtype).min
     return lowest if np.all(lowest | (mask == 0)) else None
 
 

@@ -3,6 +3,7 @@
 from collections import deque
 
 import numpy as np
+from ml_dtypes import finfo
 
 from ...ir.builder import Builder
 from ...ir.graph import Constant, Node, Value
@@ -47,7 +48,7 @@ def _with_raised_mask(op: Builder, node: Node) -> Value | tuple[Value, ...]:
 def _bounds(mask: Value) -> tuple[np.ndarray, np.ndarray]:
     """The lowest finite number of a mask's type, and the next one."""
     dtype = mask.dtype.numpy
-    lowest = np.array(np.finfo(dtype).min, dtype)
+    lowest = np.array(finfo(dtype).min, dtype)
     return lowest, np.asarray(np.nextafter(lowest, dtype.type(0)))
 
 

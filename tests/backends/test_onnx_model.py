@@ -34,6 +34,19 @@ def test_outputs_come_under_their_promised_names() -> None:
         assert np.array_equal(results[name], array), name
 
 
+def test_codes_of_four_bits_may_be_two_outputs() -> None:
+    graph = Graph()
+    graph.outputs["x"] = graph.add_input("x", VECTOR)
+    codes = graph.add_constant(np.array([3, 15], DType.uint4.numpy), "codes")
+    graph.outputs |= {"codes": codes, "again": codes}
+    model = to_onnx(graph)  # ONNX Runtime has no Identity of such codes
+    onnxruntime.InferenceSession(onnx_ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
+    for name in ("codes", "again"):
+        held = model.graph.initializers[name].const_value
+        assert held is not None
+        assert held.numpy().tolist() == [3, 15]
+
+
 def test_a_value_gives_way_to_an_output_of_its_name() -> None:
     graph = Graph()
     op = Builder(graph)

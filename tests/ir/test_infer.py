@@ -298,6 +298,32 @@ def test_no_more_indices_than_axes_are_scattered_by() -> None:
         infer("ScatterND", [tensor(4, 4), tensor("n", "n", dtype=DType.int64), tensor("n")], {})
 
 
+def test_a_gemm_multiplies_matrices() -> None:
+    """Graph 38574: a weight of three axes was multiplied, and no batch normalization could be folded into it."""
+    with pytest.raises(ModelError, match="it multiplies matrices, not tensors of 2 and 3 axes"):
+        infer("Gemm", [tensor(2, 3), tensor(1, 3, 4)], {})
+
+
+def test_attention_is_over_tensors_of_four_axes() -> None:
+    """Graph 38876: its type had four axes, and values of five gave it five."""
+    with pytest.raises(ModelError, match="queries, keys and values have 4 axes, not 4, 4 and 5"):
+        infer("ai.onnx.preview::FlexAttention", [tensor(1, 2, 4, 8), tensor(1, 2, 4, 8), tensor(1, 1, 2, 4, 8)], {})
+
+
+def test_a_causal_convolution_is_given_as_much_of_the_past_as_it_sees() -> None:
+    """Graph 43290: four steps were given to filters that see three, and ONNX Runtime returned three."""
+    with pytest.raises(ModelError, match="filters of 4 steps follow 3 of the past, not 5"):
+        infer("CausalConvWithState", [tensor(2, 4, 8), tensor(4, 1, 4), tensor(4), tensor(2, 4, 5)], {}, 2)
+
+
+def test_indices_are_gathered_by_batches_of_the_data() -> None:
+    """Graph 24808: one batch of data was repeated for two of indices, and TVM read beyond it."""
+    data, indices = tensor("n", 2, 2), tensor("n", 1, dtype=DType.int64)
+    assert infer("GatherND", [data, indices], {"batch_dims": 1})[0].dims == ("n", 2)
+    with pytest.raises(ModelError, match=r"batches of \[1\] and \[2\] elements"):
+        infer("GatherND", [tensor(1, 2, 2), tensor(2, 1, dtype=DType.int64)], {"batch_dims": 1})
+
+
 def test_torch_says_nothing_of_its_own(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ModelError):
         infer("MatMul", [ROWS, tensor("k", "n")], {})

@@ -5,6 +5,7 @@ import pytest
 
 from planish.ir.builder import Builder
 from planish.ir.contents import contents
+from planish.ir.dims import evaluate
 from planish.ir.graph import Graph, Value
 from planish.ir.scope import scope
 from planish.ir.shape_values import elements, symbols
@@ -177,6 +178,15 @@ def test_bounds_of_a_slice_are_taken_in_a_row() -> None:
 def test_integers_are_divided_towards_zero(a: int, b: int) -> None:
     lines = f"const %a: int64[] = {a}\nconst %b: int64[] = {b}\n%y: int64[] = Div(%a, %b)"
     assert contents(value_of(lines)) == (int(a / b),)
+
+
+@pytest.mark.parametrize("divisor", [2, -2])
+def test_what_may_be_below_zero_is_divided_towards_it(divisor: int) -> None:
+    missing = "const %c: int64[] = 6\nconst %i: int64[] = 2\n%h: int64[] = Gather(%s, %i)\n%m: int64[] = Sub(%c, %h)\n"
+    found = contents(value_of(f"{SHAPE}{missing}const %by: int64[] = {divisor}\n%y: int64[] = Div(%m, %by)"))
+    assert found is not None
+    for h in range(1, 12):
+        assert evaluate(found[0], {"h": h}) == int((6 - h) / divisor)
 
 
 def test_elements_keep_the_tensors_shape() -> None:

@@ -55,17 +55,9 @@ def _scale_of_nan(operands: Operands) -> bool:
         return bool(np.isnan(np.divide.outer(np.multiply.outer(left, right), result)).any())
 
 
-def _quotient_of_nan(operands: Operands) -> bool:
-    """Whether a scale makes NaN of numbers: 0 by 0, or infinity by infinity."""
-    x, scale = operands[:2]
-    assert x is not None
-    assert scale is not None
-    is_of_zeros = bool((x == 0).any() and (scale == 0).any())
-    return _has_nan(scale) or is_of_zeros or (_has_infinity(x) and _has_infinity(scale))
-
-
 UNSPECIFIED: dict[tuple[str, str], Callable[[Operands], bool]] = {
     ("ArgMax", "NaN"): lambda operands: _has_nan(operands[0]),
+    ("ArgMin", "NaN"): lambda operands: _has_nan(operands[0]),
     ("Cast to string", "truth values"): lambda operands: operands[0] is not None and operands[0].dtype == np.bool_,
     ("Cast to string", "whole floats"): lambda operands: _is_whole(operands[0]),
     ("Clip", "a bound of NaN"): lambda operands: any(map(_has_nan, operands[1:])),
@@ -76,11 +68,11 @@ UNSPECIFIED: dict[tuple[str, str], Callable[[Operands], bool]] = {
     ("DynamicQuantizeLinear", "NaN"): lambda operands: _has_nan(operands[0]),
     ("DynamicQuantizeLinear", "minus infinity"): lambda operands: _reaches_minus_infinity(operands[0]),
     ("GridSample", "a coordinate of NaN"): lambda operands: _has_nan(operands[1]),
+    ("Hardmax", "NaN"): lambda operands: _has_nan(operands[0]),
     ("LRN", "NaN beyond the window"): lambda operands: _has_nan(operands[0]) or _has_infinity(operands[0]),
     ("MaxPool", "NaN"): lambda operands: _has_nan(operands[0]),
     ("Pow", "integers beyond 64 bits, 0 to the power of -1"): _power,
     ("QLinearMatMul", "a scale of NaN"): _scale_of_nan,
-    ("QuantizeLinear", "NaN by a computed scale"): _quotient_of_nan,
     ("STFT", "infinity"): lambda operands: any(_has_nan(it) or _has_infinity(it) for it in operands[::2]),
     ("Unique", "NaN"): lambda operands: _has_nan(operands[0]),
 }

@@ -149,7 +149,10 @@ def _quantize(op: Builder, node: Node) -> Value:
         y = op.Cast(y, to=DType.float32)
     if zero_point is not None:
         y = op.Add(y, cast(op, _spread(op, node, zero_point, x), y.dtype))
-    return op.Cast(y, to=to, saturate=attribute(node, "saturate", 1)) if to.is_float else _cut(op, y, to)
+    if to.is_float:
+        return op.Cast(y, to=to, saturate=attribute(node, "saturate", 1))
+    lowest = np.asarray(to.limits[0], y.dtype.numpy)
+    return _cut(op, op.Where(op.IsNaN(y), lowest, y), to)
 
 
 def _precision(scale: Value) -> DType:

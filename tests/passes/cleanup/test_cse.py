@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from planish.ir.text import parse_graph
 from planish.passes.cleanup.cse import CommonSubexpressionElimination
 
 
@@ -150,3 +151,17 @@ def test_tensor_attributes_are_compared_by_content(becomes) -> None:
       return n = %n, a = %a, b = %a, c = %c, d = %d
     }"""
     becomes("cse", before, after)
+
+
+def test_sizes_that_only_data_tells_keep_their_names(context) -> None:
+    """Graph 26851: a size by the name that one of two equal nodes had given it was read where neither was left."""
+    graph = parse_graph(
+        """graph "main"(%x: float32[n]) {
+      %a: float32[state__1111111111_0] = Identity(%x)
+      %b: float32[state__2222222222_0] = Identity(%x)
+      %y: float32[state__1111111111_0] = Relu(%a)
+      %z: float32[state__2222222222_0] = Relu(%b)
+      return y = %y, z = %z
+    }"""
+    )
+    assert CommonSubexpressionElimination().run(graph, context(graph)).counts["nodes"] == 0

@@ -229,6 +229,25 @@ def test_a_size_that_only_a_constant_told_is_known_from_there_on(becomes) -> Non
     becomes("fold-constants", before, after)
 
 
+def test_sizes_are_known_that_follow_from_a_constant_by_arithmetic(graph_of, context) -> None:
+    """Graph 43272: after the pass, the size was still one that only data tells, and TVM refused it."""
+    graph = graph_of(
+        """(%x: float32[n]) {
+      const %p: int64[1] = [4]
+      const %twice: int64[1] = [1]
+      %wanted: int64[1] = Tile(%p, %twice)
+      %size: int64[1] = Shape(%x)
+      %missing: int64[1] = Sub(%wanted, %size)
+      const %zero: int64[1] = [0]
+      %pads: int64[2] = Concat(%zero, %missing) {axis = 0}
+      %y: float32[pad_pads__3a7a6ba4b6_0] = Pad(%x, %pads)
+      return y = %y
+    }"""
+    )
+    assert ConstantFolding().run(graph, context(graph)).counts == {"fold": 1}
+    assert graph.outputs["y"].shape == (4,)
+
+
 def test_sizes_that_agree_at_run_time_alone_keep_their_types(graph_of, context) -> None:
     """A batch that must be five or one by what is folded: nobody can tell before it runs."""
     graph = graph_of(

@@ -228,9 +228,10 @@ def test_dropout_stays_where_its_mask_is_read(stays, rest: str) -> None:
 
 
 def test_what_may_change_the_shape_of_an_unknown_rank_stays(graph_of) -> None:
-    graph = graph_of("""(%x: float32[...], %axes: int64[1]) {
+    graph = graph_of("""(%x: float32[...], %axes: int64[1], %vector: float32[6], %shape: int64[n]) {
       const %zeros: float32[2, 1] = [0.0, 0.0]
       const %zero: float32[] = 0.0
+      const %sizes: int64[2] = [2, 3]
       %a: float32[...] = Unsqueeze(%x, %axes)
       %b: float32[...] = Squeeze(%a, %axes)
       %c: float32[...] = Add(%b, %zeros)
@@ -238,7 +239,10 @@ def test_what_may_change_the_shape_of_an_unknown_rank_stays(graph_of) -> None:
       %e: float32[...] = Transpose(%d)
       %f: float32[...] = Transpose(%e)
       %g: float32[...] = Cast(%f) {to = 1}
-      return y = %g
+      %h: float32[...] = Reshape(%vector, %shape)
+      %i: float32[...] = Transpose(%h)
+      %j: float32[2, 3] = Reshape(%i, %sizes)
+      return y = %g, z = %j
     }""")
     result = IdentityRemoval().run(graph, PassContext(load_target("x86-64"), source=graph))
     assert result.counts == {"Add": 1, "Cast": 1}

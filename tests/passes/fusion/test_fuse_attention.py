@@ -155,6 +155,7 @@ CAUSAL = "[true, false, false, true, true, false, true, true, true]"
     [
         ("bool[3, 3] = [true, true, true, true, true, true, true, true, true]", "Attention(%q, %k, %v)"),
         ("float32[1, 3] = [0.0, 0.0, 0.0]", "Attention(%q, %k, %v)"),
+        ("bfloat16[1, 3] = [0.0, 0.0, 0.0]", "Attention(%q, %k, %v)"),
         (f"bool[3, 3] = {CAUSAL}", "Attention(%q, %k, %v) {is_causal = 1}"),
         (f"bool[1, 1, 3, 3] = {CAUSAL}", "Attention(%q, %k, %v) {is_causal = 1}"),
         (
