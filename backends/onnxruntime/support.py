@@ -20,6 +20,7 @@ from ...passes.legalization.expansions.runtime import (
     untransformed,
 )
 from ...passes.legalization.fused import SKIP_NORM, is_skip_norm
+from ...passes.legalization.integer_products import as_extremes, as_sum
 from ...passes.legalization.masks import adjustment
 from ...passes.legalization.support import Support
 
@@ -107,10 +108,13 @@ SUPPORT = Support(
         "ai.onnx.preview::FlexAttention": lambda node: True,
     },
     adjusted={
+        "Add": as_sum,
         "Attention": adjustment,
+        "Clip": as_extremes,
         "GRU": never_empty,
         "LSTM": never_empty,
         MATMUL_NBITS: with_block_sums,
+        "Relu": as_extremes,
         "Swish": as_quick_gelu,
         "ai.onnx.ml::TreeEnsemble": untransformed,
     },

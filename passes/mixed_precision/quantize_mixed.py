@@ -130,13 +130,16 @@ class _Mixing:
         choice = search.run(order)
         if choice is None or not choice.layers:
             return PassResult(misses=[*self.misses, search.obstacle(full)])
-        measured = self._measure(choice.layers, profile)
-        found = measured[-1].seconds * times.whole / measured[1].seconds  # as the machine was when it was predicted
-        if abs(choice.seconds / found - 1) > _OFF:
-            other = search.again(choice, found)
-            again = None if other is None else self._measure(other.layers, profile)
-            if other is not None and again is not None and again[-1].seconds < measured[-1].seconds:
-                choice, measured = other, again
+        choice, measured = self._fastest(choice, search, profile)
+        if full.drop <= self._options.max_drop and _ratio(measured[2], measured[1]) > 1:
+            choice = replace(choice, layers=self._everything, seconds=times.whole, verdict=full)
+            measured = [*measured[:2], measured[1]]
+        if _ratio(measured[2], measured[0]) >= 1:
+            floats, mix = (show_seconds(measured[place].seconds) for place in (0, 2))
+            reason = (
+                f"no mix of int8 and float is faster than float alone, which takes {floats}, where this takes {mix}"
+            )
+            return PassResult(misses=[*self.misses, reason])
         left = self._everything - choice.layers
         context = replace(self._context, calibration=self._fit)
         barred = replace(context.selection, barred=context.selection.barred | left)
@@ -150,6 +153,17 @@ class _Mixing:
         )
 
     # -- making and measuring
+
+    def _fastest(self, choice: Choice, search: Search, profile: Profiler) -> tuple[Choice, Sequence[Profile]]:
+        """A choice, or another one if it was predicted badly, with what float, int8 and this one take."""
+        measured = self._measure(choice.layers, profile)
+        whole = search.times.whole
+        found = measured[2].seconds * whole / measured[1].seconds  # as the machine was when it was predicted
+        other = search.again(choice, found) if abs(choice.seconds / found - 1) > _OFF else None
+        if other is None:
+            return choice, measured
+        again = self._measure(other.layers, profile)
+        return (other, again) if again[2].seconds < measured[2].seconds else (choice, measured)
 
     @property
     def _quantize(self) -> Quantize:
@@ -192,9 +206,10 @@ class _Mixing:
         return replace(self._context, selection=Selection(barred=frozenset(barred)), counter=DebugCounter())
 
     def _measure(self, chosen: frozenset[str], profile: Profiler) -> Sequence[Profile]:
-        """The float model, the one in int8 and a choice, timed in turn."""
+        """The float model, the one in int8 and a choice, timed in turn; where that is all of int8, it is timed once."""
         graphs = [self._source, self._judged(self._everything)[0], self._judged(chosen)[0]]
-        return profile(graphs, by_layer=False)
+        measured = profile(graphs[: 2 if chosen == self._everything else 3], by_layer=False)
+        return [*measured[:2], measured[-1]]
 
     def _sizes(self, graph: Graph) -> dict[Value, int]:
         from ...ir.interpreter import Interpreter
@@ -250,10 +265,13 @@ def _interval(count: int, rows: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def _ratio(one: Profile, other: Profile) -> float:
+    """How many times as long one model takes as another that was timed in turn with it."""
+    return float(np.median(one.rounds / other.rounds))
+
+
 def _compared(predicted: float, in_float: Profile, in_int8: Profile, mix: Profile) -> str:
-    int8, mixed, ratio = (
-        float(np.median(a.rounds / b.rounds)) for a, b in ((in_float, in_int8), (in_float, mix), (mix, in_int8))
-    )
+    int8, mixed, ratio = _ratio(in_float, in_int8), _ratio(in_float, mix), _ratio(mix, in_int8)
     return (
         f"float takes {show_seconds(in_float.seconds)}, int8 {show_seconds(in_int8.seconds)} ({int8:.2f}x), the mix "
         f"{show_seconds(mix.seconds)} ({mixed:.2f}x), {ratio:.3f} times int8's, where {predicted:.3f} was predicted"

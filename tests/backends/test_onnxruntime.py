@@ -3,12 +3,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx_ir
 import onnxruntime
 import pytest
 
 from planish.backends import Executable, find_backend
 from planish.backends.artifact import load, write_artifact
 from planish.backends.legal import legalized
+from planish.backends.onnxruntime.session import session
 from planish.frontends.onnx import read_onnx
 from planish.ir.builder import Builder
 from planish.ir.errors import ModelError, TargetError
@@ -250,6 +252,35 @@ def test_a_norm_of_a_later_opset_beside_what_has_kernels_in_earlier_ones(make_gr
     feeds = {graph.inputs[0].name: np.random.default_rng(0).standard_normal((1, 2, 8, 8)).astype(np.float32)}
     [expected] = Interpreter(graph).run(feeds).values()
     np.testing.assert_allclose(lowered(graph, target, tmp_path / "dist")(**feeds)[0], expected, rtol=1e-4, atol=1e-5)
+
+
+BIAS = np.arange(16, dtype=np.float32)
+READERS: dict[str, Callable[[Builder, Value], Value]] = {
+    "Relu": lambda op, y: op.Relu(y),
+    "Clip": lambda op, y: op.Clip(y, 0.0, 6.0),
+    "Clip from below": lambda op, y: op.Clip(y, -1.0),
+    "Clip from above": lambda op, y: op.Clip(y, None, 1.0),
+    "Add": lambda op, y: op.Relu(op.Add(y, BIAS)),
+    "Add of a matrix": lambda op, y: op.Add(op.Expand(BIAS, op.Shape(y)), y),
+}
+
+
+@pytest.mark.parametrize("operator", ["Gemm", "MatMul"])
+@pytest.mark.parametrize("reader", READERS)
+def test_products_of_integers_that_are_read_as_floats_stay_integers(operator: str, reader: str, target, tmp_path):
+    """ONNX Runtime computed them in floats, by weights that it dequantized at each call."""
+    graph, random = Graph(), np.random.default_rng(0)
+    op, scale, zero = Builder(graph), np.float32(0.1), np.uint8(128)
+    codes = op.QuantizeLinear(graph.add_input("x", TensorType(DType.float32, ("n", 8))), scale, zero)
+    weight = op.constant(random.integers(-60, 60, (8, 16)).astype(np.int8))
+    product = op(operator, op.DequantizeLinear(codes, scale, zero), op.DequantizeLinear(weight, scale, np.int8(0)))
+    graph.outputs["y"] = op.MatMul(READERS[reader](op, product), random.standard_normal((16, 3)).astype(np.float32))
+    x = random.standard_normal((5, 8)).astype(np.float32)
+    [found] = lowered(graph, target, tmp_path / "dist")(x)
+    np.testing.assert_allclose(found, Interpreter(graph).run({"x": x})["y"], rtol=1e-4, atol=1e-4)
+    session(tmp_path / "dist" / "model.onnx", threads=1, optimized_model_filepath=str(tmp_path / "fused.onnx"))
+    kernels = {node.op_type for node in onnx_ir.load(tmp_path / "fused.onnx").graph}
+    assert kernels & {"QGemm", "MatMulIntegerToFloat"}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Mixed precision: the layer that int8 can't hold stays in float, alone, and what can't be done is said."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -13,7 +14,7 @@ from planish.ir.errors import UsageError
 from planish.ir.graph import Graph
 from planish.ir.text import print_graph
 from planish.ir.verify import verify
-from planish.passes.base import Labelled, PassResult
+from planish.passes.base import Labelled, PassResult, Profile
 from planish.passes.judge import Judge
 from planish.passes.mixed_precision.quantize_mixed import MixedQuantization
 from planish.passes.pipeline import format_pipeline, parse_pipeline
@@ -63,6 +64,27 @@ def test_floats_that_are_faster_stay():
     result = MixedQuantization(max_drop=50.0).apply(source.clone(), context(source, profile=reverse))
     assert not result.changed
     assert result.misses[-1].startswith("no mix of int8 and float is faster than float alone, which takes 24 ms, ")
+
+
+@pytest.mark.parametrize(("int8", "mix", "layers"), [(0.02, 0.03, DEPTH + 1), (0.02, 0.01, DEPTH), (0.08, 0.07, 0)])
+def test_what_is_measured_decides_between_a_mix_and_what_is_simpler(int8: float, mix: float, layers: int):
+    """A runtime may compute in floats what reads integers, so that the mix that was predicted takes far longer."""
+    source = network()
+
+    def profile(graphs: Sequence[Graph], *, by_layer: bool = True) -> list[Profile]:
+        found = by_the_book(graphs)
+        if by_layer:  # the head is slow in integers, and a mix is chosen
+            slow = replace(found[1], rounds=found[1].rounds + 0.02, modules={**found[1].modules, "gemm": 0.024})
+            return [found[0], slow]
+        seconds = [0.06, int8, mix]
+        return [replace(one, rounds=np.full(3, took)) for one, took in zip(found, seconds, strict=True)]
+
+    graph = source.clone()
+    result = MixedQuantization(max_drop=50.0).apply(graph, context(source, profile=profile))
+    assert result.counts.get("layers", 0) == layers
+    if not layers:
+        assert result.misses[-1].endswith("faster than float alone, which takes 60 ms, where this takes 70 ms")
+        assert print_graph(graph) == print_graph(source)
 
 
 @pytest.mark.wide
