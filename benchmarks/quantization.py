@@ -235,6 +235,8 @@ def _mixed(settings: Settings) -> None:
     import quantization_mixed as mixed
     import quantization_tasks as tasks
 
+    from planish.ir.errors import UsageError
+
     found: dict[str, Any] = {}
     makers = _makers(settings)
     for name, make in {**makers["cnns"], **makers["minilm"]}.items():
@@ -242,7 +244,11 @@ def _mixed(settings: Settings) -> None:
             with tempfile.TemporaryDirectory(prefix="planish-") as folder:
                 whole = make(Path(folder))
                 subject = replace(whole, test=whole.test[: settings.limit])
-                finding = mixed.measure(subject, MAX_DROP, settings.calibration, ROUNDS, tasks.THREADS, _log)
+                try:
+                    finding = mixed.measure(subject, MAX_DROP, settings.calibration, ROUNDS, tasks.THREADS, _log)
+                except UsageError as refusal:  # floats may be the fastest
+                    _log(name, str(refusal))
+                    continue
             settings.write("mixed", name, finding.plain())
             found[name] = subject, finding
     OUT.print(mixed.table(found, MAX_DROP))

@@ -32,10 +32,10 @@ def allocate(times: Times, losses: Losses, budget: float) -> frozenset[str]:
     program = _Program()
     states = _States(times.rounding, plan, program)
     for name, region in times.regions.items():
-        program.cost(states.of_name(name), times.scale * (region.in_integers - region.in_float))
+        program.cost(states.of_name(name), region.in_integers - region.in_float)
     spent = {states.of_name(name): losses.weights[name] for name in layers}
     for value, uses in plan.reads.items():
-        cost = times.boundary * times.scale * times.converting * times.sizes.get(value, 0)
+        cost = times.boundary * times.converting * times.sizes.get(value, 0)
         rounded, made = _convert(program, states, value, uses, cost)
         spent[rounded if plan.root(value) is value else made] = losses.values.get(value.name, 0.0)
     program.spend(spent, budget)

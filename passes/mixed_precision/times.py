@@ -38,7 +38,6 @@ class Times:
         regions: by the name of the layer's or carrier's output.
         whole: seconds with all layers in integers.
         converting: seconds for an element.
-        scale: what the differences of operators are multiplied by, so that those of all make that of the whole models.
         boundary: what conversions that the integer model doesn't have are multiplied by: layouts change there, too.
     """
 
@@ -47,12 +46,14 @@ class Times:
     regions: Mapping[str, Region]
     whole: float
     converting: float
-    scale: float
     boundary: float = 1.0
 
     @classmethod
     def of(cls, rounding: Rounding, sizes: Mapping[Value, int], in_float: Profile, in_integers: Profile) -> "Times":
         """Learn from the float model and the one with all layers in integers.
+
+        Operators take longer while they are timed, and a model more than they: those of each model are made to sum up
+        to what it takes as a whole.
 
         Args:
             rounding: of the layers.
@@ -64,28 +65,20 @@ class Times:
         heads = rounding.layers.keys() | {name_of(node) for node in plan.carriers}
         leads = _leads(rounding.graph, heads)
         sums = {name: [0.0, 0.0] for name in heads}
-        rest = 0.0
-        for module in in_float.modules.keys() | in_integers.modules.keys():
-            before = in_float.modules.get(module, 0.0)
-            after = in_integers.modules.get(module, 0.0) - in_integers.conversions.get(module, 0.0)
-            if module in leads:
-                sums[leads[module]][0] += before
-                sums[leads[module]][1] += after
-            else:
-                rest += after - before
-        regions = {name: Region(*found) for name, found in sums.items()}
-        converted = sum(in_integers.conversions.values())
+        for place, profile in enumerate((in_float, in_integers)):
+            share = profile.seconds / (sum(profile.modules.values()) or 1)
+            for module, seconds in profile.modules.items():
+                if module in leads:
+                    sums[leads[module]][place] += share * seconds
+                    sums[leads[module]][place] -= share * profile.conversions.get(module, 0.0)
+        converted = sum(in_integers.conversions.values()) * share
         elements = _conversions(rounding, plan, rounding.layers.keys(), sizes)
-        change = sum(region.in_float - region.in_integers for region in regions.values()) - rest - converted
-        whole_change = in_float.seconds - in_integers.seconds
-        scale = whole_change / change if change and 0.25 < whole_change / change < 4 else 1.0
         return cls(
             rounding=rounding,
             sizes=sizes,
-            regions=regions,
+            regions={name: Region(*found) for name, found in sums.items()},
             whole=in_integers.seconds,
             converting=converted / max(elements, 1),
-            scale=scale,
         )
 
     def predict(self, chosen: AbstractSet[str]) -> float:
@@ -112,7 +105,7 @@ class Times:
         regions = sum(it.in_float - it.in_integers for name, it in self.regions.items() if name not in integers)
         elements = _conversions(self.rounding, plan, chosen, self.sizes)
         elements -= _conversions(self.rounding, self.rounding.plan(everything), everything, self.sizes)
-        return self.scale * regions, self.scale * self.converting * elements
+        return regions, self.converting * elements
 
 
 def _leads(graph: Graph, heads: AbstractSet[str]) -> dict[str, str]:
