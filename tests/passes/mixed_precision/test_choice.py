@@ -131,7 +131,7 @@ def test_times_of_the_ends_are_those_of_the_models():
 
 
 def test_gains_that_cancel_are_not_blown_up():
-    """Where some layers are faster in integers and others slower, the models differ by little, and their layers don't."""
+    """Where integers make some layers faster and others slower, the models differ by less than their layers do."""
     graph = network()
     held = rounding(graph)
     names = list(held.layers)
