@@ -65,13 +65,12 @@ class Times:
         heads = rounding.layers.keys() | {name_of(node) for node in plan.carriers}
         leads = _leads(rounding.graph, heads)
         sums = {name: [0.0, 0.0] for name in heads}
+        shares = [profile.seconds / (sum(profile.modules.values()) or 1) for profile in (in_float, in_integers)]
         for place, profile in enumerate((in_float, in_integers)):
-            share = profile.seconds / (sum(profile.modules.values()) or 1)
             for module, seconds in profile.modules.items():
                 if module in leads:
-                    sums[leads[module]][place] += share * seconds
-                    sums[leads[module]][place] -= share * profile.conversions.get(module, 0.0)
-        converted = sum(in_integers.conversions.values()) * share
+                    sums[leads[module]][place] += shares[place] * (seconds - profile.conversions.get(module, 0.0))
+        converted = shares[1] * sum(in_integers.conversions.values())
         elements = _conversions(rounding, plan, rounding.layers.keys(), sizes)
         return cls(
             rounding=rounding,
