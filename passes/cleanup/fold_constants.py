@@ -57,7 +57,7 @@ class ConstantFolding(GraphwisePass):
                 continue
             if not context.applies("fold", node):
                 continue
-            sizes_known |= any(map(tells_sizes, node.outputs))
+            sizes_known = sizes_known or any(map(tells_sizes, node.outputs))
             _fold(graph, node, results)
             spare -= growth
             count += 1
@@ -80,13 +80,15 @@ class ConstantFolding(GraphwisePass):
 
 def tells_sizes(value: Value) -> bool:
     """Whether sizes that only data tells may be known where a value is a constant, with integers computed from it."""
-    seen, front = {value}, [value]
+    seen, front = set[Node](), [value]
     while front:
-        results = [output for use in front.pop().uses for output in use.node.outputs if output not in seen]
-        if any(is_from_data(symbol) for result in results for symbol in result.type.symbols):
-            return True
-        seen.update(results)
-        front += [result for result in results if result.dtype is DType.int64 and result.type.is_ranked]
+        for node in [use.node for use in front.pop().uses if use.node not in seen]:
+            seen.add(node)
+            if any(is_from_data(symbol) for result in node.outputs for symbol in result.type.symbols):
+                return True
+            is_folded_too = all(held is value or isinstance(held, Constant | None) for held in node.inputs)
+            if not is_folded_too:
+                front += [result for result in node.outputs if result.dtype is DType.int64 and result.type.is_ranked]
     return False
 
 

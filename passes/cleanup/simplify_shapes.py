@@ -36,7 +36,7 @@ class ShapeSimplification(GraphwisePass):
                 elements = contents(value)
                 is_known = elements is not None and all(isinstance(element, int) for element in elements)
                 if is_known and context.applies("constant", node):
-                    sizes_known |= tells_sizes(value)
+                    sizes_known = sizes_known or tells_sizes(value)
                     array = np.asarray(elements, dtype=np.int64).reshape(value.type.static_shape)
                     graph.replace_uses(value, graph.add_constant(array, value.name))
                     counts["constant"] += 1
