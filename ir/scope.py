@@ -12,7 +12,7 @@ import sympy
 import torch
 from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, statically_known_true
 
 from .dims import Dim, evaluate, is_dim
 from .errors import ModelError
@@ -79,6 +79,11 @@ def expression_dim(expression: sympy.Expr, names: Mapping[sympy.Expr, sympy.Expr
     if not is_dim(text):
         raise ModelError(f"the size {text} is beyond whole-number arithmetic")
     return text
+
+
+def is_never_negative(size: Any) -> bool:
+    """Whether a symbolic integer of torch's is 0 or more whatever its symbols are."""
+    return statically_known_true(size >= 0)
 
 
 _CALLS_OF_SCOPE, _LIFETIME = count(1), 2000

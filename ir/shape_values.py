@@ -221,15 +221,13 @@ def _quotient(a: Any, b: Any) -> Any:
         return _quotient(-a, -b)
     if isinstance(a, int) and a < 0:
         return -(-a // b)
-    if isinstance(a, int) or a is UNKNOWN or _is_never_negative(a):
+    if isinstance(a, int) or a is UNKNOWN:
+        return a // b
+    from .scope import is_never_negative  # which brings torch; the integer is one of torch's
+
+    if is_never_negative(a):
         return a // b
     return _picked(max, a, 0) // b - _picked(max, -a, 0) // b
-
-
-def _is_never_negative(size: Any) -> bool:
-    from torch.fx.experimental.symbolic_shapes import statically_known_true  # torch is there, with its symbolic sizes
-
-    return statically_known_true(size >= 0)
 
 
 def _picked(pick: Callable[[Any, Any], Any], a: Any, b: Any) -> Any:

@@ -88,6 +88,13 @@ class DType(Enum):
             (0, 2**self.bits - 1) if self.name.startswith("u") else (-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1)
         )
 
+    @property
+    def largest(self) -> float:
+        """The greatest finite number of a float type, whose negative is the least."""
+        from ml_dtypes import finfo  # numpy's own lacks bfloat16
+
+        return float(finfo(self.numpy).max)
+
     @classmethod
     def of(cls, dtype: np.dtype) -> "DType":
         """The element type of a numpy dtype.

@@ -15,7 +15,6 @@ from functools import cache
 from itertools import accumulate, takewhile
 
 import numpy as np
-from ml_dtypes import finfo
 
 from ..graph import Constant, Graph, Node, Value
 from ..types import Container, DType
@@ -111,7 +110,7 @@ def _with_rows(is_open: np.ndarray, size: float) -> Places:
 
 @cache
 def _largest(dtype: DType) -> float:
-    return float(finfo(dtype.numpy).max) if dtype.is_trainable else np.inf
+    return dtype.largest if dtype.is_trainable else np.inf
 
 
 def _filled(node: Node, operands: Sequence[Places]) -> Places:

@@ -6,11 +6,11 @@ from math import isclose, prod
 from typing import Any, ClassVar
 
 import numpy as np
-from ml_dtypes import finfo
 
 from ...ir.builder import Builder
 from ...ir.dims import Dim
 from ...ir.graph import Constant, Value
+from ...ir.types import DType
 from ..base import Effect
 from ..rewrite import Match, RewritePass, RewriteRule
 
@@ -82,7 +82,7 @@ def _mask_objection(match: Match) -> str:
     if match.values["fill"] is None:
         return "" if chosen_by is None else "its weights are chosen, not its scores"
     fill = match.data("fill")
-    if fill.size != 1 or float(fill.reshape(-1)[0]) > float(finfo(fill.dtype).min):
+    if fill.size != 1 or float(fill.reshape(-1)[0]) > -DType.of(fill.dtype).largest:
         return "scores that aren't seen aren't the lowest number"
     if np.isneginf(fill).all() and not _is_guarded(match) and not _opens_every_row(match):
         return "a row may be masked altogether: its softmax is NaN, and in Attention zeros"
@@ -172,7 +172,7 @@ def _forbidden(match: Match) -> np.ndarray | None:
     mask = match.data("mask")
     if mask.dtype == bool:
         return ~mask
-    lowest = mask <= finfo(mask.dtype).min
+    lowest = mask <= -DType.of(mask.dtype).largest
     return lowest if np.all(lowest | (mask == 0)) else None
 
 

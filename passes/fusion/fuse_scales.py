@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from ml_dtypes import finfo
 
 from ...ir.builder import Builder
 from ...ir.graph import Value
@@ -41,6 +40,8 @@ def _check_row(match: Match) -> str:
 
 def _smallest(array: np.ndarray) -> float:
     """The smallest positive number of an array's type that has all its digits."""
+    from ml_dtypes import finfo  # numpy's own lacks bfloat16
+
     return float(finfo(array.dtype).tiny)
 
 

@@ -3,7 +3,6 @@
 from collections import deque
 
 import numpy as np
-from ml_dtypes import finfo
 
 from ...ir.builder import Builder
 from ...ir.graph import Constant, Node, Value
@@ -48,7 +47,7 @@ def _with_raised_mask(op: Builder, node: Node) -> Value | tuple[Value, ...]:
 def _bounds(mask: Value) -> tuple[np.ndarray, np.ndarray]:
     """The lowest finite number of a mask's type, and the next one."""
     dtype = mask.dtype.numpy
-    lowest = np.array(finfo(dtype).min, dtype)
+    lowest = np.array(-mask.dtype.largest, dtype)
     return lowest, np.asarray(np.nextafter(lowest, dtype.type(0)))
 
 
