@@ -52,8 +52,8 @@ class Times:
     def of(cls, rounding: Rounding, sizes: Mapping[Value, int], in_float: Profile, in_integers: Profile) -> "Times":
         """Learn from the float model and the one with all layers in integers.
 
-        Operators take longer while they are timed, and a model more than they: those of each model are made to sum up
-        to what it takes as a whole.
+        Timing makes operators slower, and a model takes more than all of them: the times of each model's operators are
+        scaled so that they sum up to what it takes as a whole.
 
         Args:
             rounding: of the layers.

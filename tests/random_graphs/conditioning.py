@@ -93,7 +93,7 @@ def _is_explained(wanted: np.ndarray | None, *arrays: np.ndarray | None) -> bool
         return bool(np.all(np.any([found == other for other in (wanted, *others)], 0)))
     exact, found, *others = (array.astype(np.float64) for array in (wanted, *alike))
     with np.errstate(invalid="ignore"):
-        move = np.max([np.nan_to_num(np.abs(other - exact)) for other in others], 0)
+        move = np.max([np.nan_to_num(np.abs(other - exact), posinf=np.inf) for other in others], 0)
         is_near = np.abs(found - exact) <= _SLACK * move + _RTOL * np.abs(exact)
     is_nan = np.isnan(found) & np.any(np.isnan([exact, *others]), 0)  # the root of what may be below 0, for one
     return bool(np.all(is_near | (found == exact) | is_nan))

@@ -83,7 +83,8 @@ def test_what_is_measured_decides_between_a_mix_and_what_is_simpler(int8: float,
     result = MixedQuantization(max_drop=50.0).apply(graph, context(source, profile=profile))
     assert result.counts.get("layers", 0) == layers
     if not layers:
-        assert result.misses[-1].endswith("faster than float alone, which takes 60 ms, where this takes 70 ms")
+        told = "float alone takes 60 ms, and the fastest mix of int8 and float that was found 70 ms"
+        assert result.misses[-1] == told
         assert print_graph(graph) == print_graph(source)
 
 
