@@ -287,8 +287,10 @@ def _check(port: Port, array: np.ndarray, sizes: dict[str, int]) -> None:
     for axis, (dim, size) in enumerate(zip(port.shape, array.shape, strict=True)):
         expected = sizes.setdefault(dim, size) if isinstance(dim, str) and dim.isidentifier() else dim
         if isinstance(expected, int) and expected != size:
-            meaning = f"{dim} = {expected} by another dimension" if isinstance(dim, str) else str(dim)
-            raise _unfit(port, array, f"dimension {axis} must be {meaning}")
+            if isinstance(dim, str):
+                raise _unfit(port, array, f"dimension {axis} must be {dim} = {expected} by another dimension")
+            way = "if it may vary, give it a name where the model is read: in dynamic_shapes, or in the ONNX file"
+            raise _unfit(port, array, f"dimension {axis} must be {dim}; {way}")
 
 
 @cache

@@ -21,7 +21,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import numpy as np
 import quantization_scores as scores
 import typer
-from quantization_subjects import Subject
+from quantization_subjects import Outputs, Subject
 from rich.console import Console
 from rich.table import Table
 from subjects import Model
@@ -51,10 +51,9 @@ def main(
         whole = planish.optimize(subject.graph, "cleanup,fuse", verify="structure").graph
         exact = _outputs(whole, subject, limit)
         reference = subject.score(exact, exact).astype(float)
-        table = Table(
-            "pipeline", "seed", subject.metric, "change", "minutes", title=f"{model}, {len(reference)} examples"
-        )
-        table.add_row("", "", f"{reference.mean():.4f}", "", "")
+        columns = ["pipeline", "seed", subject.metric, "change", *subject.measures, "minutes"]
+        table = Table(*columns, title=f"{model}, {len(reference)} examples")
+        table.add_row("", "", f"{reference.mean():.4f}", "", *_measures(subject, exact, exact), "")
         count = samples // len(next(iter(subject.pool[0].values())))
         for pipeline in (text.format(share) for share in ratio or [0.3, 0.5] for text in PIPELINES):
             changes: list[float] = []
@@ -62,20 +61,27 @@ def main(
                 start = time.perf_counter()
                 graph = planish.optimize(whole, pipeline, data=subject.calibration(seed, count), seed=seed).graph
                 minutes = (time.perf_counter() - start) / 60
-                found = subject.score(_outputs(graph, subject, limit), exact).astype(float)
+                outputs = _outputs(graph, subject, limit)
+                found = subject.score(outputs, exact).astype(float)
                 change = scores.difference(found, reference)
                 changes.append(change.value)
-                table.add_row(pipeline, str(seed), f"{found.mean():.4f}", change.text(4), f"{minutes:.1f}")
-                told = f"{model} {pipeline} {seed}: {found.mean():.4f}, {change.text(4)} in {minutes:.1f} min"
-                Console(stderr=True).print(told, markup=False)
+                measures = _measures(subject, outputs, exact)
+                table.add_row(pipeline, str(seed), f"{found.mean():.4f}", change.text(4), *measures, f"{minutes:.1f}")
+                told = f"{model} {pipeline} {seed}: {found.mean():.4f}, {change.text(4)} in {minutes:.1f} min; "
+                told += ", ".join(map(": ".join, zip(subject.measures, measures, strict=True)))
+                Console(stderr=True, soft_wrap=True).print(told, markup=False)
             middle = float(np.median(changes))
-            table.add_row(pipeline, "median", f"{reference.mean() + middle:.4f}", f"{middle:.4f}", "")
-        Console(width=140).print(table)
+            table.add_row(pipeline, "median", f"{reference.mean() + middle:.4f}", f"{middle:.4f}")
+        Console(width=160).print(table)
 
 
-def _outputs(graph: Graph, subject: Subject, limit: int) -> list[list[np.ndarray]]:
+def _outputs(graph: Graph, subject: Subject, limit: int) -> Outputs:
     interpreter = Interpreter(graph)
     return [list(interpreter.run(feeds).values()) for feeds in subject.test[:limit]]
+
+
+def _measures(subject: Subject, found: Outputs, exact: Outputs) -> list[str]:
+    return [f"{measure(found, exact):.4f}" for measure in subject.measures.values()]
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ IDS, MASK = arrays()
         ((IDS,), {"ids": IDS, "mask": MASK}, "'ids' is given both by position and by name"),
         ((IDS.astype(np.int32), MASK), {}, r"'ids' must be int64\[batch, length\], got int32.*astype\('int64'\)"),
         ((IDS[0], MASK), {}, "'ids' must be .* the rank differs"),
-        ((IDS, MASK[..., :2]), {}, "'mask' must be .* dimension 2 must be 3"),
+        ((IDS, MASK[..., :2]), {}, "'mask' must be .* dimension 2 must be 3; if it may vary, .* dynamic_shapes"),
         ((IDS[:1], MASK), {}, "'mask' must be .* dimension 0 must be batch = 1"),
         ((IDS, MASK[:, :9]), {}, r"'mask': dimension 1 must be 2\*length = 10, got 9"),
         ((IDS, np.ma.masked_equal(MASK, 0)), {}, r"'mask' is a masked array: fill it with .filled\(VALUE\)"),
