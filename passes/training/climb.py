@@ -25,6 +25,8 @@ _ABOUT = 1.05
 """Losses that differ by less are about the same."""
 _DIVERGED = 4.0
 """Times the loss at first: training that goes beyond it won't come back by itself."""
+_IN_A_ROW = 3
+"""Steps whose losses are as large in a trial end it: its rate is too large."""
 _LOST = Verdict(math.inf, math.inf)
 
 
@@ -112,7 +114,7 @@ class Climb:
         start, losses = self._best_weights, dict[float, float]()
         for rate in RATES:
             self._trainer.restore(start)  # each rate from there
-            verdict = self._run(drawn, [rate * schedule(step, steps) for step in range(steps)])
+            verdict = self._run(drawn, [rate * schedule(step, steps) for step in range(steps)], is_trial=True)
             self._keep(verdict)
             if verdict.loss < min(self.first.loss, *losses.values(), math.inf):
                 losses[rate] = verdict.loss
@@ -147,7 +149,7 @@ class Climb:
         self._trainer.restore(self._best_weights)
         self._trainer.finish()
 
-    def _run(self, drawn: Sequence[Sequence[int]], rates: Sequence[float]) -> Verdict:
+    def _run(self, drawn: Sequence[Sequence[int]], rates: Sequence[float], *, is_trial: bool = False) -> Verdict:
         """Take the steps of a leg, or what is left of them; the verdict is infinite where a loss was no number."""
         leg, start = len(self._state.verdicts), 0
         if leg < len(self._kept.verdicts):
@@ -155,13 +157,13 @@ class Climb:
         else:
             if leg == len(self._kept.verdicts) and self._kept.steps:
                 start = self._resume()
-            verdict = self._walked(drawn[start:], rates[start:], start)
+            verdict = self._walked(drawn[start:], rates[start:], start, is_trial=is_trial)
         self._done += len(drawn)
         self._state.verdicts.append((verdict.drop, verdict.loss))
         self.lost += not math.isfinite(verdict.loss)
         return verdict
 
-    def _walked(self, drawn: Sequence[Sequence[int]], rates: Sequence[float], start: int) -> Verdict:
+    def _walked(self, drawn: Sequence[Sequence[int]], rates: Sequence[float], start: int, *, is_trial: bool) -> Verdict:
         for step, (places, rate) in enumerate(zip(drawn, rates, strict=True), start + 1):
             loss = self._trainer.step(self._lessons.batches(places), rate)
             if not math.isfinite(loss):
@@ -173,6 +175,9 @@ class Climb:
                 self._state.tensors = self._trainer.state() | best
                 self._checkpoint.write(self._state)
             self._tell(loss, self.best, self._done + step, self._total)
+            least = min(self._state.losses[-_IN_A_ROW:])
+            if is_trial and step >= _IN_A_ROW and least > _DIVERGED * self.first.loss:
+                return Verdict(math.inf, least)
         return self._verdict()
 
     def _resume(self) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 
 from ...ir.graph import Graph
 from ..base import Feeds
+from ..storage import Storage
 
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
@@ -18,8 +19,8 @@ ROWS = 32
 """The most samples of a piece, and as many as a step takes where there are enough."""
 _PIECES = 10
 """Into how many pieces data are divided at least, as far as they can be: one is held out."""
-_MOST_BYTES = 1 << 28
-"""How much of the answers is kept; the rest is computed each time."""
+MOST_ON_DISK = 1 << 33
+"""How much of the answers is kept in files; the rest is computed each time."""
 
 
 class TrainingBatch(NamedTuple):
@@ -72,31 +73,34 @@ def _rows(graph: Graph, feeds: Feeds) -> int:
 
 
 class Lessons:
-    """Pieces with their answers, which are asked for when they are first needed, and kept in bounded memory.
+    """Pieces with their answers, which are asked for when they are first needed, and kept.
 
     Args:
         answer: says of a piece what the student should, by name.
         student: the graph that is trained.
         pieces: the samples.
+        known: where answers are kept.
     """
 
-    def __init__(self, answer: "Callable[[Piece], Outputs]", student: Graph, pieces: Sequence[Piece]) -> None:
+    def __init__(
+        self,
+        answer: "Callable[[Piece], Outputs]",
+        student: Graph,
+        pieces: Sequence[Piece],
+        known: "Storage[str, Tensor]",
+    ) -> None:
         self.pieces = pieces
         self._answer = answer
-        self._known: dict[int, Outputs] = {}
-        self._bytes = 0
+        self._known = known
         self._names = [value.name for value in student.inputs]
         self._is_divisible = _is_divisible(student)
 
     def wanted(self, place: int) -> "Outputs":
         """What the student should say of a piece."""
         if place in self._known:
-            return self._known[place]
+            return self._known.get(place)
         outputs = self._answer(self.pieces[place])
-        size = sum(tensor.nbytes for tensor in outputs.values())
-        if self._bytes + size <= _MOST_BYTES:
-            self._bytes += size
-            self._known[place] = outputs
+        self._known.put(place, dict(outputs))
         return outputs
 
     def batches(self, places: Sequence[int]) -> list[TrainingBatch]:

@@ -6,26 +6,30 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 from annotated_types import Ge, Interval
 
-from ...ir.analysis.cost import summarize
+from ...ir.analysis.cost import flops, summarize
+from ...ir.drafts import workspace
 from ...ir.errors import CheckError, UsageError
-from ...ir.graph import Constant, Graph
+from ...ir.graph import Constant, Graph, Node
 from ...ir.hash import structural_hash
 from ...ir.operators import has_trait
 from ...ir.traits import Trait
 from ..base import Effect, Labelled, Pass, PassContext, PassResult
 from ..judge import Verdict
 from ..pipeline import format_pass
+from ..rewrite.match import attribute_of
+from ..storage import Storage
 from .checkpoint import Checkpoint
 from .climb import RATES, Climb, Weigher
 from .integer_weights import make_trainable
 from .learned_scales import ScalePlan, learn_scales
-from .lessons import ROWS, Lessons, Piece, divide
+from .lessons import MOST_ON_DISK, ROWS, Lessons, Piece, divide
 from .trainer import Trainer, is_weight
 
 if TYPE_CHECKING:  # listing the passes must not import torch
@@ -33,12 +37,14 @@ if TYPE_CHECKING:  # listing the passes must not import torch
 
 _STEPS = 600
 """Steps of training, unless epochs are given or they would take too long."""
-_TRIALS = 6
-"""The part of the steps that a rate is tried for is one in so many."""
+_TRIAL, _SHORT_TRIAL = 12, (6, 20)
+"""A rate is tried for one step in so many; where that is few, for one in fewer, up to a number."""
 _OPERATIONS = 2e13
 """The operations that training takes at most, unless epochs are given: minutes of a processor core."""
-_RUNS = 4
-"""What a step takes, in runs of the student: one, two back, and the teacher's."""
+_RUNS = 3
+"""What a step takes, in runs of the student: one, and two back."""
+_SLOWER = 10
+"""How much longer a depthwise convolution takes in torch than others do for as many operations."""
 _FEWEST = 8
 """The samples of a step where each costs many operations."""
 _HELD_OUT = 10
@@ -121,20 +127,16 @@ class Training(Pass):
         coarse = {it.floats for it in roundings if it.limits[1] - it.limits[0] < _COARSE}
         pruned = [it for it in weights if it not in coarse and _is_pruned(it)]
         checkpoint = Checkpoint(context.checkpoints, key)
-        rows, steps = _plan(student, pieces)
-        climb = Climb(
-            Trainer(student, weights, task.compare, clip=self.clip, average=self.average, pruned=pruned),
-            Lessons(task.answer, student, pieces),
-            rows,
-            held_out,
-            task.judge,
-            np.random.default_rng(context.seed),
-            lambda loss, best, done, total: context.progress(self._progress(loss, best), done, total),
-            checkpoint,
-        )
-        if climb.first.loss <= task.learned:
-            return PassResult(misses=[self._learned()])
-        told = self._train(climb, self.epochs * climb.steps_of_epoch or steps)
+        rows, steps = _plan(student, task.teacher, pieces)
+        trainer = Trainer(student, weights, task.compare, clip=self.clip, average=self.average, pruned=pruned)
+        with workspace() as folder:
+            lessons = Lessons(task.answer, student, pieces, Storage(folder, MOST_ON_DISK))
+            tell = partial(self._tell, context)
+            random = np.random.default_rng(context.seed)
+            climb = Climb(trainer, lessons, rows, held_out, task.judge, random, tell, checkpoint)
+            if climb.first.loss <= task.learned:
+                return PassResult(misses=[self._learned()])
+            told = self._train(climb, self.epochs * climb.steps_of_epoch or steps)
         checkpoint.erase()
         curve = [float(np.mean(part)) for part in np.array_split(climb.losses, _CURVE) if part.size]
         if climb.best is climb.first:
@@ -173,8 +175,9 @@ class Training(Pass):
                     f"learnt; {self.name} before the model is quantized, or quantize with scheme=int8"
                 )
 
-    def _progress(self, loss: float, best: Verdict) -> str:
-        return f"{self.name}: loss {loss:.3g}, at best {best.loss:.3g} with {_lost(best)}"
+    def _tell(self, context: PassContext, loss: float, best: Verdict, done: int, total: int) -> None:
+        told = f"{self.name}: loss {loss:.3g}, at best {best.loss:.3g} with {_lost(best)}"
+        context.progress(told, done, total)
 
     def _train(self, climb: Climb, steps: int) -> str:
         """Find the rate and train with it; returns what came of it.
@@ -182,7 +185,7 @@ class Training(Pass):
         Raises:
             CheckError: the loss was no number, and nothing better was found.
         """
-        rate = self.lr or climb.find_rate(max(steps // _TRIALS, 1), steps)
+        rate = self.lr or climb.find_rate(_trial(steps), steps)
         if rate:
             climb.climb(rate, steps, self.patience)
         first, best = climb.first, climb.best
@@ -229,14 +232,35 @@ def _is_selected(constant: Constant, context: PassContext) -> bool:
     return all(context.selects(use.node) for use in constant.uses)
 
 
-def _plan(graph: Graph, pieces: Sequence[Piece]) -> tuple[int, int]:
+def _plan(student: Graph, teacher: Graph | None, pieces: Sequence[Piece]) -> tuple[int, int]:
     """How many samples a step takes, and how many steps there are, by what they cost and how many samples there are."""
     first, count = pieces[0], sum(piece.rows for piece in pieces)
-    shapes = [(value.type.dims or (), np.shape(first.feeds[value.name])) for value in graph.inputs]
-    sizes = {dim: size for pair in shapes for dim, size in zip(*pair, strict=False) if isinstance(dim, str)}
-    affordable = _OPERATIONS * first.rows / (_RUNS * max(summarize(graph, sizes).flops, 1))
+    run = _RUNS * _work(student, first)
+    answer = 0.0 if teacher is None else _work(teacher, first)
+    affordable = max(_OPERATIONS / (run + answer), (_OPERATIONS - count * answer) / run)  # each is answered once
     rows = int(min(ROWS, max(affordable / _STEPS, _FEWEST), max(count // 4, 1)))
     return rows, int(min(_STEPS, max(affordable / rows, 1)))
+
+
+def _trial(steps: int) -> int:
+    """How many steps a rate is tried for."""
+    share, most = _SHORT_TRIAL
+    return max(steps // _TRIAL, min(steps // share, most), 1)
+
+
+def _work(graph: Graph, piece: Piece) -> float:
+    """What a sample takes in a graph, in operations of layers that torch is fast at."""
+    shapes = [(value.type.dims or (), np.shape(piece.feeds[value.name])) for value in graph.inputs]
+    sizes = {dim: size for pair in shapes for dim, size in zip(*pair, strict=False) if isinstance(dim, str)}
+    slow = sum(flops(node, sizes) for node in graph.nodes if _is_depthwise(node))
+    return max(summarize(graph, sizes).flops + (_SLOWER - 1) * slow, 1) / piece.rows
+
+
+def _is_depthwise(node: Node) -> bool:
+    if node.operator != "Conv" or attribute_of(node, "group") == 1:
+        return False
+    weight = node.operand(1).type
+    return weight.is_ranked and weight.shape[1] == 1
 
 
 def _copy_arrays(arrays: Mapping[str, np.ndarray], graph: Graph) -> int:

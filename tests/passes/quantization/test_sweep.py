@@ -118,7 +118,7 @@ def test_what_is_kept_in_files_is_the_same(graph: Graph, monkeypatch: pytest.Mon
     data = batches(6)
     first = walked(graph, data, {})
     for most in (0, 5000):
-        monkeypatch.setattr("planish.passes.walk._MOST_BYTES", most)
+        monkeypatch.setattr("planish.passes.storage._MOST_BYTES", most)
         for (_, one), (_, same) in zip(first, walked(graph, data, {}), strict=True):
             np.testing.assert_array_equal(one.fit, same.fit)
 

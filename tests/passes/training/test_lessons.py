@@ -1,5 +1,7 @@
 """Lessons: data in pieces that can be held out, put together where their shapes agree, and a memory that is bounded."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,9 @@ import torch
 from planish.ir.builder import Builder
 from planish.ir.graph import Graph
 from planish.ir.types import DType, TensorType
+from planish.passes import storage
 from planish.passes.base import Feeds
-from planish.passes.training import lessons
+from planish.passes.storage import Storage
 from planish.passes.training.lessons import Lessons, Piece, divide
 
 
@@ -40,13 +43,10 @@ def test_fixed_sizes_and_labels_of_a_batch_as_a_whole_stay_together() -> None:
     assert [piece.rows for piece in divide(doubling("batch", 3), [numbers(100)], [7.0])] == [100]
 
 
-@pytest.mark.parametrize("most_bytes", [0, 1 << 20])
-def test_pieces_of_one_shape_become_one_batch_with_their_answers(
-    most_bytes: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lessons, "_MOST_BYTES", most_bytes)
+def test_pieces_of_one_shape_become_one_batch_with_their_answers(tmp_path: Path) -> None:
     graph = doubling("batch", "width")
-    taught = Lessons(doubled, graph, divide(graph, [numbers(2), numbers(4, 5), numbers(3)]))
+    pieces = divide(graph, [numbers(2), numbers(4, 5), numbers(3)])
+    taught = Lessons(doubled, graph, pieces, Storage(tmp_path))
 
     first, second = taught.batches([0, 1, 2, 3, 4, 5, 6, 7, 8])
 
@@ -55,8 +55,27 @@ def test_pieces_of_one_shape_become_one_batch_with_their_answers(
         np.testing.assert_array_equal(batch.wanted["y"], 2 * batch.inputs[0])
 
 
-def test_pieces_of_fixed_sizes_stay_apart() -> None:
+@pytest.mark.parametrize(("in_memory", "on_disk", "asked"), [(0, 1 << 20, 1), (1 << 20, 0, 1), (0, 0, 3)])
+def test_answers_are_asked_for_once_where_there_is_room_for_them(
+    in_memory: int, on_disk: int, asked: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "_MOST_BYTES", in_memory)
+    heard: list[Piece] = []
+    graph = doubling("batch", 3)
+
+    def answer(piece: Piece) -> dict[str, torch.Tensor]:
+        heard.append(piece)
+        return doubled(piece)
+
+    taught = Lessons(answer, graph, divide(graph, [numbers(1)]), Storage(tmp_path, on_disk))
+    for _ in range(3):
+        np.testing.assert_array_equal(taught.batches([0])[0].wanted["y"], 2 * numbers(1)["x"])
+
+    assert len(heard) == asked
+
+
+def test_pieces_of_fixed_sizes_stay_apart(tmp_path: Path) -> None:
     graph = doubling(2, 3)
-    taught = Lessons(doubled, graph, divide(graph, [numbers(2), numbers(2)]))
+    taught = Lessons(doubled, graph, divide(graph, [numbers(2), numbers(2)]), Storage(tmp_path))
 
     assert [batch.rows for batch in taught.batches([0, 1])] == [1, 1]
