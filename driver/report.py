@@ -266,7 +266,7 @@ def search_table(found: "Found") -> Table:
     table = _table("plan", "speed", "size", "metric drops by", "")
     table.caption = (
         f"{len(found.points)} of {found.plans} plans were built; on data that no choice was made by, "
-        f"the metric of what is chosen drops by {drop}"
+        f"the metric of what is chosen drops by {drop}" + (found.doubt and f", {found.doubt}")
     )
     for point in found.front:
         mark = "chosen" if point is found.chosen else ""

@@ -49,6 +49,7 @@ class Found:
         drop: how much worse its metric is on the evaluation data that no choice was made by.
         interval: of it, 95 %; None where that isn't known.
         plans: how many there are in all.
+        budget: that `drop` should keep.
     """
 
     points: Sequence[Point]
@@ -57,6 +58,21 @@ class Found:
     drop: float
     interval: tuple[float, float] | None
     plans: int
+    budget: float
+
+    @property
+    def doubt(self) -> str:
+        """What the data that no choice was made by say against the budget's being kept; empty where they show it."""
+        high = self.drop if self.interval is None else self.interval[1]
+        if self.drop > self.budget:
+            return f"beyond the budget of {self.budget:g}: ask for less, or give more evaluation data to choose by"
+        if high <= self.budget:
+            return ""
+        told = f"which doesn't show that the budget of {self.budget:g} is kept"
+        if self.drop == self.budget:
+            return told
+        times = math.ceil(((high - self.drop) / (self.budget - self.drop)) ** 2)  # widths go by the root of the samples
+        return f"{told}: about {times} times as much evaluation data might"
 
     def summary(self) -> dict[str, Any]:
         """Everything as plain values, for JSON."""
@@ -64,6 +80,7 @@ class Found:
             "chosen": str(self.chosen.plan),
             "metric_drop": self.drop,
             "metric_drop_interval": self.interval,
+            "doubt": self.doubt,
             "plans": self.plans,
             "points": [{**point.summary(), "on_front": point in self.front} for point in self.points],
         }
@@ -116,7 +133,7 @@ def search(
             raise BudgetError(f"none of {len(guess.points)} plans keeps the metric within {budget:g}")
         artifact = open_artifact("artifact", trials.built[chosen.plan.key].directory)
         drop, interval = _judged(job, untouched, artifact, job.evaluation[1::2])
-        return Found(guess.points, front(guess.points), chosen, drop, interval, len(plans))
+        return Found(guess.points, front(guess.points), chosen, drop, interval, len(plans), budget)
 
 
 def write_plan(recipe: Recipe, found: Found, path: Path) -> None:

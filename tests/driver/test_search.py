@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from planish.driver.build import build
+from planish.driver.plans import Plan, Point
 from planish.driver.recipe_file import make_recipe
-from planish.driver.search import search, write_plan
+from planish.driver.report import search_table
+from planish.driver.search import Found, search, write_plan
 from planish.ir.errors import BudgetError, UsageError
 
 TECHNIQUES = [
@@ -47,6 +49,27 @@ def test_the_smallest_plan_within_the_budget_is_chosen(folder: Path) -> None:
     assert all(point.drop <= 1 for point in found.front)
     write_plan(chosen, found, folder / "best.yaml")
     assert build(folder / "best.yaml").shrinkage == pytest.approx(found.chosen.shrinkage)
+
+
+@pytest.mark.parametrize(
+    ("drop", "interval", "doubt"),
+    [
+        (0.005, (0.0, 0.01), ""),
+        (0.005, None, ""),
+        (0.02, (0.0, 0.04), "beyond the budget of 0.01: ask for less"),
+        (0.005, (0.0, 0.015), "which doesn't show that the budget of 0.01 is kept: about 4 times as much"),
+        (0.01, (0.0, 0.02), "which doesn't show that the budget of 0.01 is kept"),
+    ],
+)
+def test_data_that_cannot_show_that_the_budget_is_kept_are_told_of(
+    drop: float, interval: tuple[float, float] | None, doubt: str
+) -> None:
+    point = Point(Plan(), None)
+    found = Found([point], [], point, drop, interval, 1, 0.01)
+    assert found.doubt.startswith(doubt)
+    assert bool(found.doubt) == bool(doubt)
+    assert found.summary()["doubt"] == found.doubt
+    assert found.doubt in str(search_table(found).caption)
 
 
 def test_a_search_needs_a_budget_that_can_be_met(folder: Path) -> None:
