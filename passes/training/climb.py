@@ -21,12 +21,10 @@ _PARTS = 12
 """Into how many parts training is divided, each of them judged."""
 _WARM_UP = 0.05
 """The share of the steps in which the rate rises."""
-_ABOUT = 1.05
-"""Losses that differ by less are about the same."""
-_DIVERGED = 4.0
-"""Times the loss at first: training that goes beyond it won't come back by itself."""
-_IN_A_ROW = 3
-"""Steps whose losses are as large in a trial end it: its rate is too large."""
+_ABOUT = 0.05
+"""Losses that differ by less, as a share of their size, are about the same."""
+_DIVERGED = 3.0
+"""How far the loss may rise, as a share of its size at first: training that goes beyond won't come back by itself."""
 _LOST = Verdict(math.inf, math.inf)
 
 
@@ -114,7 +112,7 @@ class Climb:
         start, losses = self._best_weights, dict[float, float]()
         for rate in RATES:
             self._trainer.restore(start)  # each rate from there
-            verdict = self._run(drawn, [rate * schedule(step, steps) for step in range(steps)], is_trial=True)
+            verdict = self._run(drawn, [rate * schedule(step, steps) for step in range(steps)])
             self._keep(verdict)
             if verdict.loss < min(self.first.loss, *losses.values(), math.inf):
                 losses[rate] = verdict.loss
@@ -122,7 +120,8 @@ class Climb:
                 break
         self._trainer.restore(self._best_weights)
         self._done = steps * len(RATES)
-        return max((rate for rate, loss in losses.items() if loss <= _ABOUT * min(losses.values())), default=0.0)
+        most = _risen(min(losses.values(), default=0.0), _ABOUT)
+        return max((rate for rate, loss in losses.items() if loss <= most), default=0.0)
 
     def climb(self, rate: float, steps: int, patience: int = 0) -> None:
         """Train from the best weights; after a part that led far away, go back to the best ones with half the rate.
@@ -140,7 +139,7 @@ class Climb:
             waited = 0 if self._keep(verdict) else waited + 1
             if waited > patience > 0:
                 return
-            if waited and not verdict.loss <= _DIVERGED * self.first.loss:
+            if waited and not verdict.loss <= _risen(self.first.loss, _DIVERGED):
                 self._trainer.restore(self._best_weights)
                 rate /= 2
 
@@ -149,7 +148,7 @@ class Climb:
         self._trainer.restore(self._best_weights)
         self._trainer.finish()
 
-    def _run(self, drawn: Sequence[Sequence[int]], rates: Sequence[float], *, is_trial: bool = False) -> Verdict:
+    def _run(self, drawn: Sequence[Sequence[int]], rates: Sequence[float]) -> Verdict:
         """Take the steps of a leg, or what is left of them; the verdict is infinite where a loss was no number."""
         leg, start = len(self._state.verdicts), 0
         if leg < len(self._kept.verdicts):
@@ -157,13 +156,13 @@ class Climb:
         else:
             if leg == len(self._kept.verdicts) and self._kept.steps:
                 start = self._resume()
-            verdict = self._walked(drawn[start:], rates[start:], start, is_trial=is_trial)
+            verdict = self._walked(drawn[start:], rates[start:], start)
         self._done += len(drawn)
         self._state.verdicts.append((verdict.drop, verdict.loss))
         self.lost += not math.isfinite(verdict.loss)
         return verdict
 
-    def _walked(self, drawn: Sequence[Sequence[int]], rates: Sequence[float], start: int, *, is_trial: bool) -> Verdict:
+    def _walked(self, drawn: Sequence[Sequence[int]], rates: Sequence[float], start: int) -> Verdict:
         for step, (places, rate) in enumerate(zip(drawn, rates, strict=True), start + 1):
             loss = self._trainer.step(self._lessons.batches(places), rate)
             if not math.isfinite(loss):
@@ -175,9 +174,6 @@ class Climb:
                 self._state.tensors = self._trainer.state() | best
                 self._checkpoint.write(self._state)
             self._tell(loss, self.best, self._done + step, self._total)
-            least = min(self._state.losses[-_IN_A_ROW:])
-            if is_trial and step >= _IN_A_ROW and least > _DIVERGED * self.first.loss:
-                return Verdict(math.inf, least)
         return self._verdict()
 
     def _resume(self) -> int:
@@ -217,6 +213,11 @@ class Climb:
                 taken.append(places.pop())
                 rows += self._lessons.pieces[taken[-1]].rows
             yield taken
+
+
+def _risen(loss: float, share: float) -> float:
+    """A loss, which may be below zero, and so much of its size more."""
+    return loss + share * abs(loss)
 
 
 def schedule(step: int, steps: int) -> float:

@@ -108,6 +108,20 @@ def test_a_loss_of_the_user_s_is_given_outputs_and_labels() -> None:
     assert set(seen) == {("y", torch.int64)}
 
 
+def test_a_loss_may_be_below_zero() -> None:
+    """A rate is found for it, as for any other."""
+    graph = network()
+
+    def likeness(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+        return -torch.softmax(outputs["y"], 1).gather(1, labels[:, None]).mean()
+
+    before, find = wrong(graph), {"losses.py:likeness": likeness}.get
+    result = tuned(graph, CLASSES, epochs=20, loss="losses.py:likeness", find_function=find)
+
+    assert wrong(graph) < 0.5 * before
+    assert "(rate 0," not in result.notes[0]
+
+
 def test_only_what_is_selected_is_trained() -> None:
     graph = network()
     held = {name: constant.data for name, constant in graph.constants.items()}
