@@ -79,7 +79,8 @@ class Training(Pass):
     """A pass that trains weights.
 
     Attributes:
-        epochs: passes over the calibration data; 0 takes 600 steps of 32 samples, however many data there are.
+        epochs: passes over the calibration data; 0 takes 600 steps of 32 samples, however many data there are, or fewer
+            and smaller ones where the model's operations would take long.
         lr: how far a step may move a weight, as a share of its root mean square; it is warmed up, and falls to zero
             along a cosine. 0 tries several for a few steps, and takes the one that lowers the loss most on what is
             held out.
