@@ -223,19 +223,23 @@ def sentiment(work: Path, root: Path, cache: Path, epochs: int) -> Subject:
     return _subject("LSTM", module, pool[0], work, pool, test, labels[held], is_text=True)
 
 
-def _sentences(root: Path, length: int = 40) -> tuple[np.ndarray, np.ndarray, int]:
-    """Word ids, int64[n, length], whether each sentence is rated above 0, and how many words there are."""
+def rated(root: Path, name: str) -> list[tuple[float, str]]:
+    """The sentences of a table of vaderSentiment's, each with its mean rating."""
     archive = next(root.rglob("hutto_ICWSM_2014.tar.gz"), None)
     if archive is None:
         raise FileNotFoundError(f"vaderSentiment's source archive isn't unpacked below {root}")
-    rows: list[tuple[list[str], bool]] = []
     with tarfile.open(archive) as members:
-        for name in ("tweets", "movieReviewSnippets", "amazonReviewSnippets"):
-            file = members.extractfile(f"hutto_ICWSM_2014/{name}_GroundTruth.txt")
-            assert file is not None
-            for line in file.read().decode("latin-1").splitlines():
-                _, rating, text = line.split("\t", 2)
-                rows.append((re.findall(r"[a-z']+|[^\sa-z']", text.lower())[:length], float(rating) > 0))
+        file = members.extractfile(f"hutto_ICWSM_2014/{name}_GroundTruth.txt")
+        assert file is not None
+        rows = [line.split("\t", 2) for line in file.read().decode("latin-1").splitlines()]
+    return [(float(rating), text) for _, rating, text in rows]
+
+
+def _sentences(root: Path, length: int = 40) -> tuple[np.ndarray, np.ndarray, int]:
+    """Word ids, int64[n, length], whether each sentence is rated above 0, and how many words there are."""
+    tables = [rated(root, name) for name in ("tweets", "movieReviewSnippets", "amazonReviewSnippets")]
+    sentences = [row for table in tables for row in table]
+    rows = [(re.findall(r"[a-z']+|[^\sa-z']", text.lower())[:length], rating > 0) for rating, text in sentences]
     counts: dict[str, int] = {}
     for words, _ in rows:
         for word in words:

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from quantization_subjects import EXAMPLES
-from quantization_trained import BATCH, SmallCnn, fashion, trained
+from quantization_trained import BATCH, SmallCnn, fashion, rated, trained
 from torch import nn
 
 CALIBRATION = 2048
-"""Images of clothes that nothing is trained on and passes see."""
+"""Images of clothes, or reviews, that nothing is trained on and passes see."""
+EVALUATION = 6000
+"""Reviews to choose and judge by."""
 ROWS = 50
 EPOCHS = {"cnn": 1, "vit": 3}
 
@@ -55,39 +57,61 @@ def clothes(root: str, part: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     yield from found if part == "calibration" else _part(found, part)
 
 
-def minilm() -> Any:
-    """all-MiniLM-L6-v2, as examples/minilm has it."""
-    return _example("minilm", "model").build()
+class Classifier(nn.Module):
+    """Two scores for a text by its embedding."""
+
+    def __init__(self, encoder: nn.Module, head: nn.Linear) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Scores, float[n, 2], of texts, int64[n, tokens]."""
+        return self.head(self.encoder(input_ids, attention_mask))
 
 
-def documents(part: str) -> Iterator[dict[str, np.ndarray]]:
-    """Lee's documents, of which those of each part are others; news for `calibration`.
+def minilm(root: str, cache: str) -> tuple[nn.Module, Any, Any]:
+    """all-MiniLM-L6-v2, as examples/minilm has it, with a linear layer that tells whether a review is kind."""
+    encoder, inputs, dynamic = _example("minilm", "model").build()
+    file, head = Path(cache, "minilm, head.pt"), nn.Linear(384, 2)
+    if file.exists():
+        head.load_state_dict(torch.load(file, weights_only=True))
+        return Classifier(encoder, head), inputs, dynamic
+    with torch.no_grad():
+        names = ("input_ids", "attention_mask")
+        found = [encoder(*(torch.from_numpy(batch[name]) for name in names)) for batch in reviews(root, "learning")]
+    embeddings, labels = torch.cat(found), np.concatenate([batch["labels"] for batch in reviews(root, "learning")])
+    optimizer, loss = torch.optim.LBFGS(head.parameters(), max_iter=100), nn.CrossEntropyLoss()
 
-    Labels are the number of each document, and how people judge its likeness to later ones.
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = loss(head(embeddings), torch.from_numpy(labels))
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(head.state_dict(), file)
+    return Classifier(encoder, head), inputs, dynamic
+
+
+def reviews(root: str, part: str) -> Iterator[dict[str, np.ndarray]]:
+    """Sentences of film reviews and whether they are kind.
+
+    Those for `learning` a head, for `calibration`, `choices` and `judgement` are others; `both` are the last two.
     """
-    data = _example("minilm", "data")
+    rows = rated(Path(root), "movieReviewSnippets")
+    order = np.random.default_rng(0).permutation(len(rows))
+    learning, calibration, evaluation = np.split(order, [-EVALUATION - CALIBRATION, -EVALUATION])
+    places = {"learning": learning, "calibration": calibration}
+    chosen = [rows[number] for number in places.get(part, evaluation)]
+    kind = np.array([rating > 0 for rating, _ in chosen]).astype(int)
+    inputs = _example("minilm", "data").batches([text for _, text in chosen], ROWS)
+    found = [{**one, "labels": kind[place * ROWS : (place + 1) * ROWS]} for place, one in enumerate(inputs)]
     if part == "calibration":
-        yield from data.calibration(300)
-        return
-    judged = np.loadtxt(data.folder("gensim") / "test/test_data/similarities0-1.txt")
-    found = [
-        {**inputs, "labels": np.concatenate([[number], judged[number]])}
-        for number, inputs in enumerate(data.batches(data.read("lee.cor"), 1))
-    ]
-    yield from _part(found, part)
-
-
-def spearman(predictions: Any, labels: Any) -> float:
-    """The rank correlation of cosine and judged likeness, over all pairs of different documents that are given."""
-    from scipy import stats
-
-    places = np.array([int(label[0]) for label in labels])
-    order = np.argsort(places, kind="stable")
-    places = places[order]
-    embeddings = np.concatenate([outputs[0] for outputs in predictions])[order]
-    judged = np.stack([label[1:] for label in labels])[order][:, places]
-    pairs = np.nonzero(places[:, None] < places)
-    return float(stats.spearmanr((embeddings @ embeddings.T)[pairs], judged[pairs]).statistic)
+        yield from ({name: one[name] for name in ("input_ids", "attention_mask")} for one in found)
+    else:
+        yield from found if part == "learning" else _part(found, part)
 
 
 def ocr() -> Any:

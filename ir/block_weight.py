@@ -146,8 +146,11 @@ class BlockWeight:
     @property
     def inputs(self) -> tuple[np.ndarray, ...]:
         """Codes `[N, blocks, bytes of a block]`, scales and, unless symmetric, zero points, as in MatMulNBits."""
+        return self.stored_in(self.scheme.stored_bits, self.stored_block)
+
+    def stored_in(self, bits: int, block: int) -> tuple[np.ndarray, ...]:
+        """Return `inputs` for codes that take up some bits, in blocks of a size that the scheme's is a multiple of."""
         k, n = self.codes.shape
-        bits, block = self.scheme.stored_bits, self.stored_block
         blocks = -(-k // block)
         times = (self.scheme.block or k + -k % block) // block
         scales, zero_points = (

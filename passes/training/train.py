@@ -13,18 +13,20 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import numpy as np
 from annotated_types import Ge, Interval
 
-from ...ir.analysis.cost import flops, summarize
+from ...ir.analysis.cost import elements, flops, summarize
 from ...ir.drafts import workspace
 from ...ir.errors import CheckError, UsageError
 from ...ir.graph import Constant, Graph, Node
 from ...ir.hash import structural_hash
 from ...ir.operators import has_trait
 from ...ir.traits import Trait
+from ...ir.types import TensorType
 from ..base import Effect, Labelled, Pass, PassContext, PassResult
 from ..judge import Verdict
 from ..pipeline import format_pass
 from ..rewrite.match import attribute_of
 from ..storage import Storage
+from .block_weights import unpack_blocks
 from .checkpoint import Checkpoint
 from .climb import RATES, Climb, Weigher
 from .integer_weights import make_trainable
@@ -46,7 +48,7 @@ _RUNS = 3
 _SLOWER = 10
 """How much longer a depthwise convolution takes in torch than others do for as many operations."""
 _FEWEST = 8
-"""The samples of a step where each costs many operations."""
+"""The rows of an output that a step learns from at least, or one sample, where each costs many operations."""
 _HELD_OUT = 10
 """How many pieces of the data there are for one that is held out."""
 _PRUNED, _COARSE = 0.49, 4
@@ -112,6 +114,7 @@ class Training(Pass):
         self._check_gradients(graph)
         student = graph.clone()
         frozen = {constant.name for constant in graph.constants.values() if not _is_selected(constant, context)}
+        unpacked = unpack_blocks(student, frozen)
         weights = [it for it in student.constants.values() if is_weight(it) and it.name not in frozen]
         planned = self._scales(student, frozen)
         roundings = make_trainable(student, frozen)
@@ -147,6 +150,8 @@ class Training(Pass):
             scale.settle(student)
         arrays = {constant.name: constant.data for constant in student.constants.values()}
         arrays |= {rounding.constant.name: rounding.integers() for rounding in roundings}
+        for weight in unpacked:
+            arrays |= weight.packed(arrays[weight.codes.name])
         return PassResult({"weights": _copy_arrays(arrays, graph)}, notes=[told], curve=curve)
 
     @abstractmethod
@@ -239,7 +244,7 @@ def _plan(student: Graph, teacher: Graph | None, pieces: Sequence[Piece]) -> tup
     run = _RUNS * _work(student, first)
     answer = 0.0 if teacher is None else _work(teacher, first)
     affordable = max(_OPERATIONS / (run + answer), (_OPERATIONS - count * answer) / run)  # each is answered once
-    rows = int(min(ROWS, max(affordable / _STEPS, _FEWEST), max(count // 4, 1)))
+    rows = int(min(ROWS, max(affordable / _STEPS, _FEWEST / _rows(student, first), 1), max(count // 4, 1)))
     return rows, int(min(_STEPS, max(affordable / rows, 1)))
 
 
@@ -251,10 +256,23 @@ def _trial(steps: int) -> int:
 
 def _work(graph: Graph, piece: Piece) -> float:
     """What a sample takes in a graph, in operations of layers that torch is fast at."""
-    shapes = [(value.type.dims or (), np.shape(piece.feeds[value.name])) for value in graph.inputs]
-    sizes = {dim: size for pair in shapes for dim, size in zip(*pair, strict=False) if isinstance(dim, str)}
+    sizes = _sizes(graph, piece)
     slow = sum(flops(node, sizes) for node in graph.nodes if _is_depthwise(node))
     return max(summarize(graph, sizes).flops + (_SLOWER - 1) * slow, 1) / piece.rows
+
+
+def _rows(graph: Graph, piece: Piece) -> float:
+    """How many rows of numbers an output has for a sample, as one for each token; those of the output with the most."""
+    sizes = _sizes(graph, piece)
+    outputs = [value.type for value in graph.outputs.values() if value.type.is_ranked]
+    counts = (elements(TensorType(it.dtype, it.shape[:-1]), sizes) for it in outputs)
+    return max(1, *counts) / piece.rows
+
+
+def _sizes(graph: Graph, piece: Piece) -> dict[str, int]:
+    """How large a piece's open dimensions are."""
+    shapes = [(value.type.dims or (), np.shape(piece.feeds[value.name])) for value in graph.inputs]
+    return {dim: size for pair in shapes for dim, size in zip(*pair, strict=False) if isinstance(dim, str)}
 
 
 def _is_depthwise(node: Node) -> bool:

@@ -1,0 +1,84 @@
+"""Weights of few bits in training: unpacked into integers that are dequantized by block, and packed again after it."""
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ...ir.block_weight import BlockWeight
+from ...ir.builder import Builder
+from ...ir.graph import Constant, Graph, Node
+from ...ir.types import DType
+from ..legalization.expansions.integers import MATMUL_NBITS
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """The weight of a MatMulNBits as constants of their own.
+
+    Attributes:
+        weight: as it was.
+        parts: the constants that MatMulNBits had, as they were: codes, scales and perhaps zero points.
+        codes: the constant with a code for each weight, `[K, N]`.
+        scales: the constant with a scale for each block, `[blocks, N]`.
+    """
+
+    weight: BlockWeight
+    parts: tuple[Constant, ...]
+    codes: Constant
+    scales: Constant
+
+    def packed(self, codes: np.ndarray) -> Mapping[str, np.ndarray]:
+        """What MatMulNBits' constants have become, by name.
+
+        Args:
+            codes: for each weight, `[K, N]`.
+        """
+        weight, scheme = replace(self.weight, codes=codes, scales=self.scales.data), self.weight.scheme
+        arrays = zip(self.parts, weight.stored_in(scheme.bits, scheme.block), strict=True)
+        return {part.name: array.reshape(part.data.shape) for part, array in arrays}
+
+
+def unpack_blocks(graph: Graph, frozen: AbstractSet[str]) -> list[Unpacked]:
+    """Rewrite each MatMulNBits to a MatMul by integers that are dequantized, in place.
+
+    Those stay whose zero points are floats, or whose codes other operators look up as well: of them scales are trained.
+
+    Args:
+        graph: that is to be trained.
+        frozen: names of constants that stay.
+    """
+    found: dict[Constant, Unpacked] = {}
+    for node in graph.nodes:
+        if node.operator != MATMUL_NBITS or (weight := BlockWeight.of(node)) is None:
+            continue
+        parts = tuple(part for part in node.inputs[1:4] if isinstance(part, Constant))
+        if weight.zero_points.dtype != np.uint8 or not all(_is_free(part, frozen) for part in parts):
+            continue
+        op = Builder(graph, node, node.location)
+        if parts[0] not in found:
+            arrays = {"codes": weight.codes, "scales": weight.scales}
+            codes, scales = (op.constant(np.ascontiguousarray(it), f"{parts[0].name}_{k}") for k, it in arrays.items())
+            assert isinstance(codes, Constant)
+            assert isinstance(scales, Constant)
+            found[parts[0]] = Unpacked(weight, parts, codes, scales)
+        _multiply(op, node, found[parts[0]])
+        graph.erase(node)
+    for part in {part for one in found.values() for part in one.parts}:
+        graph.erase_constant(part)
+    return list(found.values())
+
+
+def _is_free(part: Constant, frozen: AbstractSet[str]) -> bool:
+    return part.name not in frozen and all(use.node.operator == MATMUL_NBITS for use in part.uses)
+
+
+def _multiply(op: Builder, node: Node, unpacked: Unpacked) -> None:
+    """Compute what a MatMulNBits does in operators through which its weight is learned."""
+    block, zero_points = unpacked.weight.scheme.block, np.ascontiguousarray(unpacked.weight.zero_points)
+    w = op.DequantizeLinear(unpacked.codes, unpacked.scales, zero_points, axis=0, block_size=block)
+    x, bias = node.operand(0), node.input(5)
+    to = x.dtype
+    y = op.MatMul(x, w if to is DType.float32 else op.Cast(w, to=to))
+    op.graph.replace_uses(node.output, y if bias is None else op.Add(y, bias))
