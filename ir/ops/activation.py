@@ -76,9 +76,14 @@ def hard_sigmoid(x: Tensor, *, alpha: float = 0.2, beta: float = 0.5) -> Tensor:
     return (alpha * x + beta).clamp(0, 1)
 
 
-@operator("HardSwish", traits=Trait.ELEMENTWISE)
+def _trained_hard_swish(x: Tensor) -> Tensor:
+    return F.hardswish(x)
+
+
+@operator("HardSwish", trainable=_trained_hard_swish, traits=Trait.ELEMENTWISE)
 def hard_swish(x: Tensor) -> Tensor:
-    return x * (x / 6 + 0.5).clamp(0, 1)
+    """The products of torch's own overflow from a sixth of the largest number on."""
+    return (x / 6).add_(0.5).clamp_(0, 1).mul_(x)
 
 
 @operator("Mish", traits=Trait.ELEMENTWISE)

@@ -1,5 +1,7 @@
 """Convolutions."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -8,7 +10,14 @@ from .registry import operator
 from .window import kernel_sizes, pad_last, window
 
 
-@operator("Conv", traits=Trait.CONTRACTING)
+def _trained_conv(x: Tensor, w: Tensor, b: Tensor | None = None, *, group: int = 1, **attributes: Any) -> Tensor:
+    """Keep channels last from the first depthwise convolution on: its gradients take torch a third of the time."""
+    if w.shape[1] == 1 < group and x.ndim == 4 and x.shape[2] * x.shape[3] >= 1024:
+        x = x.contiguous(memory_format=torch.channels_last)
+    return conv(x, w, b, group=group, **attributes)
+
+
+@operator("Conv", trainable=_trained_conv, traits=Trait.CONTRACTING)
 def conv(
     x: Tensor,
     w: Tensor,

@@ -28,10 +28,10 @@ _MOST_OPERATIONS = 5e12
 _RUNS = 3
 """How often a model runs on the data for each number of channels: as it is, while it is fitted, and to be judged."""
 
-_DRAFT_OPERATIONS = 2e11
-"""How many a graph may take for the samples that a draft is fitted to, some seconds."""
-_DRAFT_SAMPLES = 64
-"""How many samples a draft is fitted to at the least."""
+_DRAFT_OPERATIONS, _FIT_OPERATIONS = 2e11, 5e11
+"""How many a graph may take for the samples that a draft is fitted to, and what is kept: some seconds."""
+_DRAFT_SAMPLES, _FIT_SAMPLES = 64, 512
+"""How many samples these are fitted to at the least."""
 
 Prune = Callable[[Counts, Sequence[Feeds]], Graph]
 """Makes a graph without so many channels of each group, by its number, that is fitted to some batches."""
@@ -81,10 +81,19 @@ def compared(
 
 def enough_to_draft(graph: Graph, batches: Sequence[Feeds]) -> Sequence[Feeds]:
     """The first batches, as many as tell ways to remove channels apart and are soon run; all where they are few."""
+    return _soon_run(graph, batches, _DRAFT_OPERATIONS, _DRAFT_SAMPLES)
+
+
+def enough_to_fit(graph: Graph, batches: Sequence[Feeds]) -> Sequence[Feeds]:
+    """The first batches, as many as channels are ranked by and layers fitted to; all of a model that runs fast."""
+    return _soon_run(graph, batches, _FIT_OPERATIONS, _FIT_SAMPLES)
+
+
+def _soon_run(graph: Graph, batches: Sequence[Feeds], operations: float, samples: int) -> Sequence[Feeds]:
     if len(batches) <= ONE_IN:
         return batches
-    soon = int(_DRAFT_OPERATIONS // max(_operations(graph, [max(batches, key=_size)]), 1))
-    return batches[: max(soon, len(first_batches_of(batches, _DRAFT_SAMPLES)), ONE_IN)]
+    soon = int(operations // max(_operations(graph, [max(batches, key=_size)]), 1))
+    return batches[: max(soon, len(first_batches_of(batches, samples)), ONE_IN)]
 
 
 def _size(batch: Feeds) -> int:

@@ -17,7 +17,7 @@ from ..judge import Judge, divided, split
 from ..pipeline import format_pass
 from ..quantization.calibrate import first_batches_of
 from .allocation import Candidate, Counts, Operations, Savings, Stage, allocate, evenly
-from .comparison import compared, enough_to_draft
+from .comparison import compared, enough_to_draft, enough_to_fit
 from .importance import rank, rank_by_norm
 from .repair import repair
 from .shrink import moved, shrink, without
@@ -127,14 +127,16 @@ class ChannelPruning(Pass):
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         plan = self.plan(graph, context)
-        fits = self._remove(graph, plan.removals, divided(context)[0], context) if plan.removals else 0
+        fitted = enough_to_fit(graph, divided(context)[0])
+        fits = self._remove(graph, plan.removals, fitted, context) if plan.removals else 0
         channels = sum(len(channels) for _, channels in plan.removals)
         return PassResult({"groups": len(plan.removals), "channels": channels, "fits": fits}, plan.misses, plan.notes)
 
     def plan(self, graph: Graph, context: PassContext) -> "Plan":
         """Choose what is removed, and change nothing yet."""
         self.require(context)
-        fitted, held_out, labelled = divided(context)
+        batches, held_out, labelled = divided(context)
+        fitted = enough_to_fit(graph, batches)
         chosen, misses = self._choose(graph, context)
         clock = None if self.ratio or not self.speedup or not chosen else self._clock(graph, chosen, context)
         candidates = self._ranked(graph, chosen, fitted, context)
