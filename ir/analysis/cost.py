@@ -11,6 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from math import prod
+from typing import Any
+
+import numpy as np
 
 from ..dims import Dim, evaluate
 from ..errors import ModelError
@@ -66,6 +69,13 @@ def moved(node: Node, symbols: Sizes = None) -> int:
     if not has_trait(node.operator, Trait.MOVING) or has_trait(node.operator, Trait.RESHAPING):
         return 0
     return sum(nbytes(output.type, symbols) for output in node.outputs)
+
+
+def sizes_in(graph: Graph, feeds: Mapping[str, Any]) -> dict[str, int]:
+    """The sizes that inputs, by name, give to a graph's symbolic dimensions."""
+    arrays = [(value.type.dims or (), feeds[value.name]) for value in graph.inputs]
+    pairs = [zip(dims, array.shape, strict=False) for dims, array in arrays if isinstance(array, np.ndarray)]
+    return {dim: size for dims in pairs for dim, size in dims if isinstance(dim, str)}
 
 
 def summarize(graph: Graph, symbols: Sizes = None) -> Cost:

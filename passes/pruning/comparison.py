@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...ir.analysis.cost import summarize
+from ...ir.analysis.cost import sizes_in, summarize
 from ...ir.graph import Graph
 from ..base import Feeds, PassContext
 from ..judge import ONE_IN, Judge, split
@@ -102,10 +102,7 @@ def _size(batch: Feeds) -> int:
 
 def _operations(graph: Graph, batches: Sequence[Feeds]) -> int:
     """How many floating-point operations a graph takes for batches that are as large as the first."""
-    arrays = [(value.type.dims or (), batches[0][value.name]) for value in graph.inputs]
-    tensors = [(dims, array.shape) for dims, array in arrays if isinstance(array, np.ndarray)]  # not sequences
-    pairs = [pair for dims, shape in tensors for pair in zip(dims, shape, strict=False)]
-    return len(batches) * summarize(graph, {dim: size for dim, size in pairs if isinstance(dim, str)}).flops
+    return len(batches) * summarize(graph, sizes_in(graph, batches[0])).flops
 
 
 def _removed(candidate: Candidate) -> list[int]:

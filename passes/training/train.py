@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import numpy as np
 from annotated_types import Ge, Interval
 
-from ...ir.analysis.cost import elements, flops, summarize
+from ...ir.analysis.cost import elements, flops, sizes_in, summarize
 from ...ir.drafts import workspace
 from ...ir.errors import CheckError, UsageError
 from ...ir.graph import Constant, Graph, Node
@@ -45,7 +45,7 @@ _OPERATIONS = 2e13
 """The operations that training takes at most, unless epochs are given: minutes of a processor core."""
 _RUNS = 3
 """What a step takes, in runs of the student: one, and two back."""
-_SLOWER = 10
+_SLOWER = 5
 """How much longer a depthwise convolution takes in torch than others do for as many operations."""
 _FEWEST = 8
 """The rows of an output that a step learns from at least, or one sample, where each costs many operations."""
@@ -256,23 +256,17 @@ def _trial(steps: int) -> int:
 
 def _work(graph: Graph, piece: Piece) -> float:
     """What a sample takes in a graph, in operations of layers that torch is fast at."""
-    sizes = _sizes(graph, piece)
+    sizes = sizes_in(graph, piece.feeds)
     slow = sum(flops(node, sizes) for node in graph.nodes if _is_depthwise(node))
     return max(summarize(graph, sizes).flops + (_SLOWER - 1) * slow, 1) / piece.rows
 
 
 def _rows(graph: Graph, piece: Piece) -> float:
     """How many rows of numbers an output has for a sample, as one for each token; those of the output with the most."""
-    sizes = _sizes(graph, piece)
+    sizes = sizes_in(graph, piece.feeds)
     outputs = [value.type for value in graph.outputs.values() if value.type.is_ranked]
     counts = (elements(TensorType(it.dtype, it.shape[:-1]), sizes) for it in outputs)
     return max(1, *counts) / piece.rows
-
-
-def _sizes(graph: Graph, piece: Piece) -> dict[str, int]:
-    """How large a piece's open dimensions are."""
-    shapes = [(value.type.dims or (), np.shape(piece.feeds[value.name])) for value in graph.inputs]
-    return {dim: size for pair in shapes for dim, size in zip(*pair, strict=False) if isinstance(dim, str)}
 
 
 def _is_depthwise(node: Node) -> bool:
