@@ -110,3 +110,24 @@ def test_a_normalization_in_training_computes_what_it_does_otherwise(axis: int, 
     assert definition.trainable is not None
     for inputs in ((x, scale, bias), (x, scale)):
         torch.testing.assert_close(definition.trainable(*inputs, axis=axis), definition.function(*inputs, axis=axis))
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 32, 40), (2, 6, 5, 7), (2, 6, 1100)])
+def test_a_depthwise_convolution_in_training_computes_what_it_does_otherwise(shape: tuple[int, ...]) -> None:
+    """Its channels come last where the image is large, which is nobody's concern but torch's."""
+    torch.manual_seed(0)
+    definition = operators()["Conv"]
+    assert definition.trainable is not None
+    inputs = [torch.randn(it, requires_grad=True) for it in (shape, (12, 1, *[3] * (len(shape) - 2)), (12,))]
+    settings = {"group": 6, "pads": (1,) * 2 * (len(shape) - 2)}
+    found = [function(*inputs, **settings) for function in (definition.function, definition.trainable)]
+    wanted, got = ([it, *torch.autograd.grad(it.square().sum(), inputs)] for it in found)
+    for pair in zip(got, wanted, strict=True):
+        torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-4)
+
+
+def test_a_hard_swish_in_training_computes_what_it_does_otherwise() -> None:
+    definition, x = operators()["HardSwish"], torch.linspace(-5, 5, 101)
+    assert definition.trainable is not None
+    torch.testing.assert_close(definition.trainable(x), definition.function(x))
+    assert definition.function(torch.tensor(1e38)) == torch.tensor(1e38)
