@@ -13,7 +13,7 @@ from torch import nn
 
 CALIBRATION = 2048
 """Images of clothes, or reviews, that nothing is trained on and passes see."""
-EVALUATION = 6000
+EVALUATION = 4000
 """Reviews to choose and judge by."""
 ROWS = 50
 EPOCHS = {"cnn": 1, "vit": 3}
@@ -96,7 +96,7 @@ def minilm(root: str, cache: str) -> tuple[nn.Module, Any, Any]:
 
 
 def reviews(root: str, part: str) -> Iterator[dict[str, np.ndarray]]:
-    """Sentences of film reviews and whether they are kind.
+    """Sentences of film reviews, about as many words in a batch, and whether they are kind.
 
     Those for `learning` a head, for `calibration`, `choices` and `judgement` are others; `both` are the last two.
     """
@@ -104,10 +104,11 @@ def reviews(root: str, part: str) -> Iterator[dict[str, np.ndarray]]:
     order = np.random.default_rng(0).permutation(len(rows))
     learning, calibration, evaluation = np.split(order, [-EVALUATION - CALIBRATION, -EVALUATION])
     places = {"learning": learning, "calibration": calibration}
-    chosen = [rows[number] for number in places.get(part, evaluation)]
+    chosen = sorted((rows[number] for number in places.get(part, evaluation)), key=lambda row: len(row[1]))
     kind = np.array([rating > 0 for rating, _ in chosen]).astype(int)
     inputs = _example("minilm", "data").batches([text for _, text in chosen], ROWS)
     found = [{**one, "labels": kind[place * ROWS : (place + 1) * ROWS]} for place, one in enumerate(inputs)]
+    found = [found[place] for place in np.random.default_rng(0).permutation(len(found))]
     if part == "calibration":
         yield from ({name: one[name] for name in ("input_ids", "attention_mask")} for one in found)
     else:

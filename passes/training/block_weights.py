@@ -51,11 +51,10 @@ def unpack_blocks(graph: Graph, frozen: AbstractSet[str]) -> list[Unpacked]:
     """
     found: dict[Constant, Unpacked] = {}
     for node in graph.nodes:
-        if node.operator != MATMUL_NBITS or (weight := BlockWeight.of(node)) is None:
+        weight = BlockWeight.of(node) if node.operator == MATMUL_NBITS else None
+        if weight is None or weight.zero_points.dtype != np.uint8 or not _is_free(node, frozen):
             continue
         parts = tuple(part for part in node.inputs[1:4] if isinstance(part, Constant))
-        if weight.zero_points.dtype != np.uint8 or not all(_is_free(part, frozen) for part in parts):
-            continue
         op = Builder(graph, node, node.location)
         if parts[0] not in found:
             arrays = {"codes": weight.codes, "scales": weight.scales}
@@ -65,13 +64,17 @@ def unpack_blocks(graph: Graph, frozen: AbstractSet[str]) -> list[Unpacked]:
             found[parts[0]] = Unpacked(weight, parts, codes, scales)
         _multiply(op, node, found[parts[0]])
         graph.erase(node)
-    for part in {part for one in found.values() for part in one.parts}:
+    for part in {part for one in found.values() for part in one.parts if not part.uses}:
         graph.erase_constant(part)
     return list(found.values())
 
 
-def _is_free(part: Constant, frozen: AbstractSet[str]) -> bool:
-    return part.name not in frozen and all(use.node.operator == MATMUL_NBITS for use in part.uses)
+def _is_free(node: Node, frozen: AbstractSet[str]) -> bool:
+    """Whether the codes and scales of a MatMulNBits may change, and belong to nothing but that weight."""
+    parts = node.inputs[1:3]
+    uses = [use for part in parts if part is not None for use in part.uses]
+    is_own = all(use.node.operator == MATMUL_NBITS and use.node.inputs[1:3] == parts for use in uses)
+    return is_own and not any(part is not None and part.name in frozen for part in parts)
 
 
 def _multiply(op: Builder, node: Node, unpacked: Unpacked) -> None:
