@@ -40,7 +40,7 @@ import quantization_scores as scores
 import quantization_texts as texts
 import typer
 from quantization_subjects import Subject
-from quantization_trained import _fashion, hidden_cnn, perceptron, small_cnn
+from quantization_trained import fashion, hidden_cnn, perceptron, small_cnn
 from rich.console import Console
 from rich.table import Table
 
@@ -172,7 +172,7 @@ def _subject(make: Callable[..., Subject], root: Path, cache: Path, epochs: int)
 
 def _compare(subject: Subject, root: Path, pipelines: Mapping[str, Sequence[Any]], seeds: int, samples: int) -> None:
     """Print what pipelines leave of a network; the first of them is what the others recover from."""
-    images, labels = (array[-2048 if samples <= 2048 else 0 :] for array in _fashion(root, "train", 28, 1))
+    images, labels = (array[-2048 if samples <= 2048 else 0 :] for array in fashion(root, "train", 28, 1))
     whole = _right(subject.graph, subject)
     size = _parameters(planish.optimize(subject.graph, "cleanup,fuse", verify="structure").graph)
     table = Table("seed", "pipeline", "accuracy", "change", "over the first", "recovered", "parameters", "minutes")

@@ -288,3 +288,30 @@ def test_tests_have_no_packages() -> None:
 def test_no_file_is_too_long(file: Path) -> None:
     most = 600 if name_of(file) == "ir/graph.py" else 400
     assert len(file.read_text().splitlines()) <= most
+
+
+def _names(tree: ast.Module) -> set[str]:
+    """What a module's text gives names to, wherever it does."""
+    stored = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    imported = {alias.asname or alias.name for node in _imports(tree) for alias in node.names}
+    return stored | defined | imported
+
+
+def _imports(tree: ast.Module) -> list[ast.ImportFrom]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+
+
+def test_what_benchmarks_import_from_each_other_is_there() -> None:
+    """Each is a program that takes minutes, so that none of them is run by a test."""
+    files = sorted((ROOT / "benchmarks").glob("*.py"))
+    trees = {file.stem: ast.parse(file.read_text()) for file in files}
+    wanted = {
+        (name, node.module, alias.name)
+        for name, tree in trees.items()
+        for node in _imports(tree)
+        if node.module in trees
+        for alias in node.names
+    }
+    assert len(wanted) > len(files)
+    assert not sorted(it for it in wanted if it[2] not in _names(trees[it[1]]))
