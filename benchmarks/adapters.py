@@ -48,7 +48,11 @@ class Classifier(nn.Module):
         self.head = nn.Linear(384, 2)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        return self.head(8 * self.encoder(input_ids, attention_mask))
+        return self.scores(self.encoder(input_ids, attention_mask))
+
+    def scores(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Scores, float[n, 2], by embeddings, float[n, 384], whose norm is one."""
+        return self.head(8 * embeddings)
 
 
 class Notes(Reporter):

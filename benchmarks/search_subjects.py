@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from adapters import Classifier
 from quantization_subjects import EXAMPLES
 from quantization_trained import BATCH, SmallCnn, fashion, rated, trained
 from torch import nn
@@ -57,42 +58,30 @@ def clothes(root: str, part: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     yield from found if part == "calibration" else _part(found, part)
 
 
-class Classifier(nn.Module):
-    """Two scores for a text by its embedding."""
-
-    def __init__(self, encoder: nn.Module, head: nn.Linear) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.head = head
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Scores, float[n, 2], of texts, int64[n, tokens]."""
-        return self.head(self.encoder(input_ids, attention_mask))
-
-
 def minilm(root: str, cache: str) -> tuple[nn.Module, Any, Any]:
     """all-MiniLM-L6-v2, as examples/minilm has it, with a linear layer that tells whether a review is kind."""
     encoder, inputs, dynamic = _example("minilm", "model").build()
-    file, head = Path(cache, "minilm, head.pt"), nn.Linear(384, 2)
+    torch.manual_seed(0)
+    module, file = Classifier(encoder), Path(cache, "minilm, head.pt")
     if file.exists():
-        head.load_state_dict(torch.load(file, weights_only=True))
-        return Classifier(encoder, head), inputs, dynamic
+        module.head.load_state_dict(torch.load(file, weights_only=True))
+        return module, inputs, dynamic
     with torch.no_grad():
         names = ("input_ids", "attention_mask")
         found = [encoder(*(torch.from_numpy(batch[name]) for name in names)) for batch in reviews(root, "learning")]
     embeddings, labels = torch.cat(found), np.concatenate([batch["labels"] for batch in reviews(root, "learning")])
-    optimizer, loss = torch.optim.LBFGS(head.parameters(), max_iter=100), nn.CrossEntropyLoss()
+    optimizer, loss = torch.optim.LBFGS(module.head.parameters(), max_iter=100), nn.CrossEntropyLoss()
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        value = loss(head(embeddings), torch.from_numpy(labels))
+        value = loss(module.scores(embeddings), torch.from_numpy(labels))
         value.backward()
         return value
 
     optimizer.step(closure)
     file.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(head.state_dict(), file)
-    return Classifier(encoder, head), inputs, dynamic
+    torch.save(module.head.state_dict(), file)
+    return module, inputs, dynamic
 
 
 def reviews(root: str, part: str) -> Iterator[dict[str, np.ndarray]]:

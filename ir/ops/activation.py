@@ -82,8 +82,7 @@ def _trained_hard_swish(x: Tensor) -> Tensor:
 
 @operator("HardSwish", trainable=_trained_hard_swish, traits=Trait.ELEMENTWISE)
 def hard_swish(x: Tensor) -> Tensor:
-    """The products of torch's own overflow from a sixth of the largest number on."""
-    return (x / 6).add_(0.5).clamp_(0, 1).mul_(x)
+    return (x / 6).add_(0.5).clamp_(0, 1).mul_(x)  # torch's own overflows from a sixth of the largest number on
 
 
 @operator("Mish", traits=Trait.ELEMENTWISE)

@@ -43,7 +43,7 @@ class Unpacked:
 def unpack_blocks(graph: Graph, frozen: AbstractSet[str]) -> list[Unpacked]:
     """Rewrite each MatMulNBits to a MatMul by integers that are dequantized, in place.
 
-    Those stay whose zero points are floats, or whose codes other operators look up as well: of them scales are trained.
+    Those stay whose zero points are floats, or whose codes are read by other operators or returned.
 
     Args:
         graph: that is to be trained.
@@ -52,7 +52,7 @@ def unpack_blocks(graph: Graph, frozen: AbstractSet[str]) -> list[Unpacked]:
     found: dict[Constant, Unpacked] = {}
     for node in graph.nodes:
         weight = BlockWeight.of(node) if node.operator == MATMUL_NBITS else None
-        if weight is None or weight.zero_points.dtype != np.uint8 or not _is_free(node, frozen):
+        if weight is None or weight.zero_points.dtype != np.uint8 or not _is_free(graph, node, frozen):
             continue
         parts = tuple(part for part in node.inputs[1:4] if isinstance(part, Constant))
         op = Builder(graph, node, node.location)
@@ -69,12 +69,12 @@ def unpack_blocks(graph: Graph, frozen: AbstractSet[str]) -> list[Unpacked]:
     return list(found.values())
 
 
-def _is_free(node: Node, frozen: AbstractSet[str]) -> bool:
+def _is_free(graph: Graph, node: Node, frozen: AbstractSet[str]) -> bool:
     """Whether the codes and scales of a MatMulNBits may change, and belong to nothing but that weight."""
-    parts = node.inputs[1:3]
-    uses = [use for part in parts if part is not None for use in part.uses]
-    is_own = all(use.node.operator == MATMUL_NBITS and use.node.inputs[1:3] == parts for use in uses)
-    return is_own and not any(part is not None and part.name in frozen for part in parts)
+    parts = (node.operand(1), node.operand(2))
+    uses = [use for part in parts for use in part.uses]
+    is_own = all(use.node.operator == MATMUL_NBITS and tuple(use.node.inputs[1:3]) == parts for use in uses)
+    return is_own and not any(part.name in frozen or graph.is_output(part) for part in parts)
 
 
 def _multiply(op: Builder, node: Node, unpacked: Unpacked) -> None:
@@ -82,6 +82,5 @@ def _multiply(op: Builder, node: Node, unpacked: Unpacked) -> None:
     block, zero_points = unpacked.weight.scheme.block, np.ascontiguousarray(unpacked.weight.zero_points)
     w = op.DequantizeLinear(unpacked.codes, unpacked.scales, zero_points, axis=0, block_size=block)
     x, bias = node.operand(0), node.input(5)
-    to = x.dtype
-    y = op.MatMul(x, w if to is DType.float32 else op.Cast(w, to=to))
+    y = op.MatMul(x, w if x.dtype is DType.float32 else op.Cast(w, to=x.dtype))
     op.graph.replace_uses(node.output, y if bias is None else op.Add(y, bias))

@@ -77,6 +77,16 @@ def test_unpacking_means_the_same_and_packs_to_the_same_bytes(
             np.testing.assert_array_equal(array, before.constants[name].data)
 
 
+def test_codes_that_are_returned_stay(source: Graph) -> None:
+    graph = rounded(source, "int3")
+    graph.outputs["codes"] = graph.constants["w.codes"]
+
+    (one,) = unpack_blocks(graph, set())
+
+    verify(graph)
+    assert [part.name for part in one.parts][:2] == ["v.codes", "v.scales"]
+
+
 @pytest.mark.parametrize("scheme", ["int2", "int4"])
 def test_codes_and_scales_learn(source: Graph, data: list[Feeds], scheme: str) -> None:
     before = rounded(source, scheme)
