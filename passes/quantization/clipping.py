@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from math import inf
 
-from ...ir.graph import Node
+from ...ir.graph import Graph, Node, Value
 
 Bounds = tuple[float, float]
 EVERYTHING = (-inf, inf)
@@ -17,6 +17,11 @@ def clipping_range(readers: Iterable[Node]) -> Bounds:
     """The range outside of which none of a value's readers sees a difference; unbounded where nobody reads it."""
     bounds = [bounds_of(node) for node in readers] or [EVERYTHING]
     return min(low for low, _ in bounds), max(high for _, high in bounds)
+
+
+def seen_of(graph: Graph, value: Value) -> Bounds:
+    """The range outside of which nobody sees a difference in a value: its readers, or who reads the graph's outputs."""
+    return clipping_range([] if graph.is_output(value) else [use.node for use in value.uses])
 
 
 def bounds_of(node: Node) -> Bounds:

@@ -2,9 +2,10 @@
 
 Errors of rounding are far from independent where inputs repeat themselves, as a page's background does, and add up from
 layer to layer. The empirical form of Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias
-Correction", 2019: layer by layer, against the float graph on the same inputs. A mean over few samples is uncertain by
-itself, most of all where an image has few pixels left, and so it is shrunk (James and Stein, "Estimation with Quadratic
-Loss", 1961).
+Correction", 2019: layer by layer, against the float graph on the same inputs. What an activation function clips is
+clipped before means are taken, since most of a channel may lie where nobody sees how far off it is. A mean over few
+samples is uncertain by itself, most of all where an image has few pixels left, and so it is shrunk (James and Stein,
+"Estimation with Quadratic Loss", 1961).
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,8 @@ from ..base import Feeds, PassContext
 from ..judge import Reference
 from ..legalization.expansions.integers import MATMUL_NBITS
 from .calibrate import show
-from .layers import Layer, drop_unused, output_names
+from .clipping import EVERYTHING, Bounds, seen_of
+from .layers import Layer, drop_unused
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,8 +31,34 @@ if TYPE_CHECKING:
 CORRECTED_ON = 128
 """Samples that biases are corrected on at the most."""
 
+_LEAST_VISIBLE = 1e-3
+"""The share of a channel that is taken to be visible at least, so that what hardly anybody sees isn't moved far."""
 
-@dataclass(slots=True)
+
+@dataclass(frozen=True, slots=True)
+class _Means:
+    """What a layer's readers see of a batch.
+
+    Attributes:
+        channels: the mean of every channel of each sample, within the bounds that readers tell apart, in a shape that
+            broadcasts against the layer's output.
+        visible: the share of the channel's numbers that lie within, in the same shape.
+    """
+
+    channels: "Tensor"
+    visible: "Tensor"
+
+    @classmethod
+    def of(cls, value: Value, tensor: "Tensor", bounds: Bounds) -> Self:
+        if bounds == EVERYTHING:
+            means = _means(value, tensor)
+            return cls(means, means.new_ones(means.shape))
+        low, high = bounds
+        inside = (tensor > low) & (tensor < high)
+        return cls(_means(value, tensor.clamp(low, high)), _means(value, inside.to(tensor.dtype)))
+
+
+@dataclass(frozen=True, slots=True)
 class _Shift:
     """How far a layer's channels are off, by what was seen so far.
 
@@ -38,26 +66,32 @@ class _Shift:
         count: of samples.
         total: over samples, of the mean of each channel's error.
         squares: the same of its square.
+        visible: the same of the share of the channel that a shift moves.
     """
 
     count: int
     total: "Tensor"
     squares: "Tensor"
+    visible: "Tensor"
 
     @classmethod
-    def of(cls, errors: "Tensor") -> Self:
-        """What a batch tells, from the means of its samples' errors."""
-        return cls(len(errors), errors.sum(0, keepdim=True), errors.square().sum(0, keepdim=True))
+    def of(cls, wanted: _Means, found: _Means) -> Self:
+        """What a batch tells."""
+        errors, visible = wanted.channels - found.channels, (wanted.visible + found.visible) / 2
+        return cls(len(errors), *(seen.sum(0, keepdim=True) for seen in (errors, errors.square(), visible)))
 
     def __add__(self, other: Self) -> Self:
-        return type(self)(self.count + other.count, self.total + other.total, self.squares + other.squares)
+        sums = self.total + other.total, self.squares + other.squares, self.visible + other.visible
+        return type(self)(self.count + other.count, *sums)
 
     @property
     def estimate(self) -> "Tensor":
-        """The mean, less of it the more the samples differ; of a single one as it is."""
-        mean = self.total / max(self.count, 1)
-        spread = (self.squares / max(self.count, 1) - mean.square()).clamp(min=0) / max(self.count - 1, 1)
-        return mean * (1 - spread / mean.square().clamp(min=1e-30)).clamp(min=0)
+        """What puts the mean right, less of it the more the samples differ; of a single one as it is."""
+        count = max(self.count, 1)
+        mean = self.total / count
+        spread = (self.squares / count - mean.square()).clamp(min=0) / max(self.count - 1, 1)
+        shrunk = mean * (1 - spread / mean.square().clamp(min=1e-30)).clamp(min=0)
+        return shrunk / (self.visible / count).clamp(min=_LEAST_VISIBLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,24 +114,26 @@ class ChannelMeans:
     """The means of the channels that layers yield in float, in each sample of some batches.
 
     Args:
-        layers: of a graph in float; their outputs keep their names when they are quantized.
+        graph: in float.
+        layers: of it; their outputs keep their names when they are quantized.
     """
 
-    def __init__(self, layers: Sequence[Layer]) -> None:
-        self._found: dict[tuple[int, str], Tensor] = {}
-        self._names = output_names(layers)
+    def __init__(self, graph: Graph, layers: Sequence[Layer]) -> None:
+        self._found: dict[tuple[int, str], _Means] = {}
+        outputs = [layer.node.outputs[0] for layer in layers]
+        self._bounds = {value.name: seen_of(graph, value) for value in outputs}
 
     @classmethod
     def of(cls, graph: Graph, layers: Sequence[Layer], batches: Sequence[Feeds], context: PassContext) -> Self:
         """The means in a graph that nobody else runs."""
-        means = cls(layers)
+        means = cls(graph, layers)
         show(Reference(graph), batches if layers else (), [means.see], context, "observing means")
         return means
 
     def see(self, batch: int, value: Value, tensor: "Tensor") -> None:
         """Take a tensor of a batch, by its place, into account."""
-        if value.name in self._names and tensor.ndim > 1:
-            self._found[batch, value.name] = _means(value, tensor)
+        if value.name in self._bounds and tensor.ndim > 1:
+            self._found[batch, value.name] = _Means.of(value, tensor, self._bounds[value.name])
 
     def correct(self, rounded: Reference, batches: Sequence[Feeds], context: PassContext) -> int:
         """Correct the biases of the layers, in place, in a graph where they are quantized; returns how many there are.
@@ -112,7 +148,7 @@ class ChannelMeans:
         """
         graph = rounded.graph
         biases = {
-            name: bias for node in graph.nodes if node.outputs[0].name in self._names for name, bias in _find(node)
+            name: bias for node in graph.nodes if node.outputs[0].name in self._bounds for name, bias in _find(node)
         }
         if not biases or not batches:
             return 0
@@ -120,7 +156,8 @@ class ChannelMeans:
 
         def correct(batch: int, value: Value, tensor: "Tensor") -> None:
             if value.name in biases:
-                found = _Shift.of(self._found[batch, value.name] - _means(value, tensor))
+                made = _Means.of(value, tensor, self._bounds[value.name])
+                found = _Shift.of(self._found[batch, value.name], made)
                 shifts[value.name] = shifts[value.name] + found if value.name in shifts else found
                 tensor += shifts[value.name].estimate
 

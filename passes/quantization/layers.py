@@ -152,11 +152,6 @@ def _gemm_obstacle(node: Node, weight: Constant) -> str:
     return "" if bias.shape[-1:] in ((), (1,), (columns,)) and bias.size in (1, columns) else "its bias differs by row"
 
 
-def output_names(layers: Iterable[Layer]) -> frozenset[str]:
-    """The names of what layers yield, which quantized ones keep."""
-    return frozenset(layer.node.outputs[0].name for layer in layers)
-
-
 def float_inputs(layers: Sequence[Layer]) -> list[Value]:
     """What layers read beside activations, to be dropped once they read something else."""
     turns = [layer.node.operand(1) for layer in layers if layer.is_turned]

@@ -55,7 +55,7 @@ class Observed:
             compensated_on: how many of the batches GPTQ looks at.
             others: who are shown the tensors as well.
         """
-        means, heads = ChannelMeans(layers), compensated(layers)
+        means, heads = ChannelMeans(graph.graph, layers), compensated(layers)
         sums = Sums(heads[0], compensated_on) if heads and compensated_on else None
         sees = [calibration.see, means.see, *others]
         show(graph, batches, sees if sums is None else [*sees, sums.see], context)

@@ -64,8 +64,8 @@ class Quantize(Pass):
         block: of the schemes for weights alone, how many weights of a column share a scale and a zero point, which have
             the least squared error; a power of two from 16, or 0 for whole columns. The last one may be shorter.
         symmetric: of these, whether all zero points are the middle, so that none are stored.
-        observer: how calibration chooses ranges: `minmax`, `percentile` (all but 0.001 %), or `mse` (least squared
-            error).
+        observer: how calibration chooses ranges: `minmax` (all that was seen), `percentile` (all but 0.001 %), or `mse`
+            (least squared error).
         per_channel: a scale for each output channel's weights, instead of one for the whole weight.
         per_row: in `int8-dynamic`, a grid for each row of an activation (a token's features), instead of one for all
             rows. planish's kernels for TVM do that; ONNX Runtime has none for it.
@@ -91,7 +91,7 @@ class Quantize(Pass):
     scheme: Literal["int8", "int8-dynamic", "int8-weights", "int4", "int3", "int2"] = "int8"
     block: Annotated[int, Ge(0)] = 32
     symmetric: bool = False
-    observer: Literal["minmax", "percentile", "mse"] = "percentile"
+    observer: Literal["minmax", "percentile", "mse"] = "minmax"
     per_channel: bool = True
     per_row: bool = False
     smooth: bool = True

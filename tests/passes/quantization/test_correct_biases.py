@@ -77,3 +77,27 @@ def test_so_are_those_of_layers_whose_weights_alone_are_rounded(operator, pipeli
         return float(np.abs((got["y"] - wanted["y"]).mean(axis=0)).max())
 
     assert error(correct_biases=True) < error(correct_biases=False) / 20
+
+
+def test_what_an_activation_function_hides_moves_nobody() -> None:
+    """The page's background is off by a lot, where Relu shows nothing of it, and the text on it by little."""
+    source = Graph()
+    op = Builder(source)
+    x = source.add_input("x", TensorType(DType.float32, ("batch", 4, 16, 16)))
+    weight = np.abs(array(8, 4, 1, 1)) + 1
+    inner = op.Conv(x, weight, -2 * weight.sum(axis=(1, 2, 3)))
+    source.outputs["y"] = op.Conv(op.Relu(inner), array(6, 8, 1, 1), array(6))
+    text = GENERATOR.random((8, 1, 16, 16)) < 0.1
+    page = np.where(text, 3 + array(8, 4, 16, 16), np.float32(0.507))
+    feeds = [{"x": page}] * 2
+
+    def read(graph: Graph) -> np.ndarray:
+        graph.outputs = {"read": next(value for value in graph.values() if value.name == inner.name)}
+        return np.moveaxis(run_graph(graph, feeds)[0]["read"], 1, -1)[text[:, 0]]
+
+    def error(**options) -> float:
+        graph = source.clone()
+        Quantize(**options).run(graph, PassContext(load_target("x86-64-avx512-vnni"), source, feeds))
+        return float(np.abs((read(graph) - read(source.clone())).mean()))
+
+    assert error(correct_biases=True) < error(correct_biases=False) / 4
