@@ -1,0 +1,261 @@
+"""Reconstruction: the weights and biases of convolutions are fitted to what rounding makes of what they read.
+
+Rounding moves what repeats itself all over an image, as a page's background does, in one direction everywhere, and what
+hardly anybody has by another amount. A bias can't take back both; weights can, since such a pattern is a direction of
+its own among what a convolution reads. So they solve, layer by layer behind the rounded ones before, the least squares
+problem of making the float layer's output from integers, and are rounded then (Hubara et al., "Accurate Post Training
+Quantization With Small Calibration Sets", ICML 2021; Li et al., "GPTAQ: Efficient Finetuning-Free Quantization for
+Asymmetric Calibration", ICML 2025). A channel's old weights stay where the new ones don't do better on batches that
+were held out; its bias is fitted as well.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import ceil, prod
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from ...ir.graph import Constant, Graph, Node
+from ...ir.quantization import LARGEST_BIAS, quantize_weight
+from ..base import Feeds, PassContext
+from ..judge import ONE_IN
+from ..walk import walk
+from ..windows import windows
+from .layers import drop_unused
+
+if TYPE_CHECKING:  # listing the passes must not import torch
+    from torch import Tensor
+
+RECONSTRUCTED_ON = 64
+"""Samples that layers are fitted to at the most."""
+
+_MOST_NUMBERS = 10_000_000
+"""The most numbers of inputs that layers are fitted to: activations of all batches are held at once."""
+
+_MOST_WINDOWS = 1 << 11
+"""The most windows of a convolution that are looked at in a batch."""
+
+_RIDGE = 1e-3
+"""How much it costs to leave the weights as they were, as a share of the mean square of what they multiply."""
+
+_WORTH = 0.95
+"""The share of a channel's error that may be left where its weights are changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rounded:
+    """A Conv that computes in integers.
+
+    Attributes:
+        node: that computes.
+        exact: the same one in float.
+        weight: the DequantizeLinear of its weight.
+        bias: that of its bias.
+    """
+
+    node: Node
+    exact: Node
+    weight: Node
+    bias: Node
+
+    @property
+    def groups(self) -> int:
+        return self.node.attributes.get("group", 1)
+
+    def split(self, weight: np.ndarray, bias: np.ndarray) -> "Tensor":
+        """Weights and biases of all channels in columns: float64 `[groups, K + 1, channels of a group]`."""
+        import torch
+
+        rows = np.column_stack([weight.reshape(len(weight), -1), bias.reshape(-1)]).astype(np.float64)
+        return torch.from_numpy(rows).reshape(self.groups, -1, rows.shape[1]).transpose(1, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """Sums over windows of products of what a convolution reads, with a 1 behind it, and of what it is to yield.
+
+    Attributes:
+        inputs: of the first with themselves, float64 `[groups, K + 1, K + 1]`.
+        outputs: of the first with the second, `[groups, K + 1, N]`.
+        power: of the second with itself, `[groups, N]`.
+    """
+
+    inputs: "Tensor"
+    outputs: "Tensor"
+    power: "Tensor"
+
+    @classmethod
+    def of(cls, x: "Tensor", y: "Tensor", layer: _Rounded) -> Self:
+        """What a batch tells."""
+        read, made = _windows(x, y, layer)
+        sums = read.mT @ read, read.mT @ made, made.square().sum(1)
+        return cls(*(part.double() for part in sums))
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(self.inputs + other.inputs, self.outputs + other.outputs, self.power + other.power)
+
+    def best(self, before: "Tensor") -> "Tensor":
+        """The weights and biases with the least squared error, drawn towards those before; none of them is rounded."""
+        import torch
+
+        energy = self.inputs.diagonal(dim1=1, dim2=2)
+        ridge = (_RIDGE * energy.mean(1, keepdim=True) + 1e-30).expand_as(energy).clone()
+        ridge[:, -1] = 0
+        return torch.linalg.solve(self.inputs + torch.diag_embed(ridge), self.outputs + ridge[..., None] * before)
+
+    def with_bias(self, weights: "Tensor") -> "Tensor":
+        """Weights `[groups, K, N]` with the biases that suit them best."""
+        import torch
+
+        reads, count = self.inputs[:, -1:, :-1], self.inputs[:, -1:, -1:]
+        return torch.cat([weights, (self.outputs[:, -1:] - reads @ weights) / count], 1)
+
+    def error(self, columns: "Tensor") -> "Tensor":
+        """The squared error of each output channel, `[groups * N]`."""
+        products = (columns * (self.inputs @ columns - 2 * self.outputs)).sum(1)
+        return (products + self.power).reshape(-1)
+
+
+def reconstruct(exact: Graph, graph: Graph, batches: Sequence[Feeds], bits: int, context: PassContext) -> int:
+    """Fit the convolutions of a quantized graph, in place, to what they read; returns how many of them have changed.
+
+    Args:
+        exact: the graph in float, whose convolutions have the same names.
+        graph: in which some of them compute in integers, with a scale for each output channel.
+        batches: of inputs, a part of which is held out.
+        bits: of the weights.
+        context: to whom progress is reported.
+    """
+    import torch
+
+    from ...ir.ops.dtypes import to_torch
+
+    layers, batches = _layers(exact, graph), _first(batches)
+    if not layers or len(batches) < ONE_IN:
+        return 0
+    walked = graph.clone()
+    twins = dict(zip(graph.nodes, walked.nodes, strict=True))
+    own = {layer: _own_constants(walked, twins[layer.node], layer) for layer in layers}
+    places = {node: place for held in (exact, graph) for place, node in enumerate(held.nodes)}
+    starts, changed = [0, 0], 0
+    with walk(exact, batches) as floats, walk(walked, batches) as integers, torch.no_grad():
+
+        def observe(layer: _Rounded) -> list[np.ndarray]:
+            stops = [places[layer.exact] + 1, places[layer.node]]
+            sums: dict[bool, _Sums] = {}
+            for number in range(len(batches)):
+                y = floats.advance(number, starts[0], stops[0])[layer.exact.outputs[0]]
+                x = integers.advance(number, starts[1], stops[1])[twins[layer.node].operand(0)]
+                assert isinstance(x, torch.Tensor)
+                assert isinstance(y, torch.Tensor)
+                found, is_held_out = _Sums.of(x, y, layer), number % ONE_IN == ONE_IN - 1
+                sums[is_held_out] = sums[is_held_out] + found if is_held_out in sums else found
+            starts[:] = stops
+            return [part.numpy() for held in (False, True) for part in _parts(sums[held])]
+
+        for done, layer in enumerate(layers):
+            context.progress("reconstructing layers", done, len(layers))
+            parts = [torch.from_numpy(part) for part in context.remember(partial(observe, layer))]
+            changed += _fit(graph, layer, _Sums(*parts[:3]), _Sums(*parts[3:]), bits)
+            for constant, node in zip(own[layer], (layer.weight, layer.bias), strict=True):
+                integers.constants[constant] = to_torch(_dequantized(node))
+    context.progress("reconstructing layers", len(layers), len(layers))
+    return changed
+
+
+def _first(batches: Sequence[Feeds]) -> Sequence[Feeds]:
+    """Batches as long as they are small together, but enough of them to hold some out."""
+    sizes = np.cumsum([sum(array.size for array in batch.values()) for batch in batches])
+    return batches[: max(ONE_IN, int(np.searchsorted(sizes, _MOST_NUMBERS)))]
+
+
+def _layers(exact: Graph, graph: Graph) -> list[_Rounded]:
+    """The convolutions that compute in integers with a weight and a bias of their own, in order."""
+    floats = {node.outputs[0].name: node for node in exact.nodes if node.operator == "Conv"}
+    found: list[_Rounded] = []
+    for node in graph.nodes:
+        if node.operator != "Conv" or node.outputs[0].name not in floats or node.input(2) is None:
+            continue
+        weight, bias = node.operand(1).producer, node.operand(2).producer
+        if weight is not None and bias is not None and _is_own(weight) and _is_own(bias):
+            found.append(_Rounded(node, floats[node.outputs[0].name], weight, bias))
+    return found
+
+
+def _is_own(node: Node) -> bool:
+    """Whether a node dequantizes a constant for one reader, by a scale for each channel."""
+    scale = node.constant(1)
+    is_constant = node.operator == "DequantizeLinear" and node.constant(0) is not None
+    return is_constant and scale is not None and scale.ndim == 1 and node.outputs[0].use_count == 1
+
+
+def _own_constants(walked: Graph, twin: Node, layer: _Rounded) -> list[Constant]:
+    """Make a copy's node read its weight and bias as constants, which can be changed on the way."""
+    held = [walked.add_constant(_dequantized(node)) for node in (layer.weight, layer.bias)]
+    for index, constant in enumerate(held, 1):
+        walked.set_input(twin, index, constant)
+    return held
+
+
+def _dequantized(node: Node) -> np.ndarray:
+    integers, scale = node.constant(0), node.constant(1)
+    assert integers is not None
+    assert scale is not None
+    return (integers * scale.reshape(-1, *[1] * (integers.ndim - 1))).astype(np.float32)
+
+
+def _windows(x: "Tensor", y: "Tensor", layer: _Rounded) -> "tuple[Tensor, Tensor]":
+    """What a convolution reads at some positions all over the image, `[groups, windows, K + 1]`, and yields there."""
+    import torch
+
+    held = windows(x, layer.node)  # [samples, channels, *positions, *kernel]
+    positions = y.shape[2:]
+    step = max(ceil((prod(positions) * len(x) / _MOST_WINDOWS) ** (1 / len(positions))), 1)
+    cut = (..., *[slice(None, None, step)] * len(positions))
+    made = y[cut]
+    held = held.flatten(y.ndim)[(*cut, slice(None))]
+    samples, groups = len(x), layer.groups
+    read = held.reshape(samples, groups, x.shape[1] // groups, -1, held.shape[-1])
+    read = read.permute(1, 0, 3, 2, 4).reshape(groups, -1, read.shape[2] * read.shape[4])
+    made = made.reshape(samples, groups, y.shape[1] // groups, -1).permute(1, 0, 3, 2)
+    ones = read.new_ones(*read.shape[:2], 1)
+    return torch.cat([read, ones], 2), made.reshape(groups, -1, made.shape[-1])
+
+
+def _parts(sums: _Sums) -> "tuple[Tensor, Tensor, Tensor]":
+    return sums.inputs, sums.outputs, sums.power
+
+
+def _fit(graph: Graph, layer: _Rounded, fit: _Sums, held_out: _Sums, bits: int) -> bool:
+    """Change the weights of the channels that are better off, and all biases; returns whether there are any."""
+    integers, scale = layer.weight.constant(0), layer.weight.constant(1)
+    offsets, steps = layer.bias.constant(0), layer.bias.constant(1)
+    weight, bias = layer.exact.constant(1), layer.exact.constant(2)
+    assert integers is not None and scale is not None and offsets is not None and steps is not None
+    assert weight is not None and bias is not None
+    before = fit.with_bias(layer.split(_dequantized(layer.weight), bias)[:, :-1])
+    best = fit.best(layer.split(weight, bias)).mT.flatten(0, 1).numpy()
+    step = steps / scale  # of what is read
+    made = quantize_weight(
+        best[:, :-1].reshape(integers.shape).astype(np.float32), 0, bits, np.abs(best[:, -1]) / (step * LARGEST_BIAS)
+    )
+    after = fit.with_bias(layer.split(made.data * made.scale.reshape(-1, *[1] * (integers.ndim - 1)), bias)[:, :-1])
+    better = (held_out.error(after) < _WORTH * held_out.error(before)).numpy()
+    scales = np.where(better, made.scale, scale).astype(np.float32)
+    steps = (scales * step).astype(np.float32)
+    biases = np.where(better, after[:, -1].flatten(), before[:, -1].flatten())
+    moved = np.rint(biases / steps).clip(-LARGEST_BIAS, LARGEST_BIAS).astype(offsets.dtype)
+    weights = np.where(better.reshape(-1, *[1] * (integers.ndim - 1)), made.data, integers)
+    _replace(graph, layer.weight, weights.astype(integers.dtype), scales)
+    _replace(graph, layer.bias, moved, steps)
+    return bool(better.any())
+
+
+def _replace(graph: Graph, node: Node, *constants: np.ndarray) -> None:
+    """Give a DequantizeLinear other integers and scales."""
+    for index, data in enumerate(constants):
+        old = node.operand(index)
+        graph.set_input(node, index, graph.add_constant(data, old.name))
+        drop_unused(graph, [old])

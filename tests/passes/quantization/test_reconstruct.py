@@ -1,0 +1,88 @@
+"""Reconstruction fits convolutions to what rounding makes of what they read."""
+
+import numpy as np
+import pytest
+
+from planish.ir.builder import Builder
+from planish.ir.graph import Graph
+from planish.ir.types import DType, TensorType
+from planish.ir.verify import verify
+from planish.passes.base import PassContext
+from planish.passes.probes import run_graph
+from planish.passes.quantization.quantize import Quantize
+from planish.targets.load import load_target
+
+GENERATOR = np.random.default_rng(0)
+TARGET = load_target("x86-64-avx512-vnni")
+
+
+def array(*shape: int) -> np.ndarray:
+    return (GENERATOR.standard_normal(shape) * 0.3).astype(np.float32)
+
+
+def pages(count: int, channels: int = 16) -> np.ndarray:
+    """Images that have the same values, one for each channel, at nine pixels of ten."""
+    background, text = array(1, channels, 1, 1), GENERATOR.random((count, 1, 16, 16)) < 0.1
+    return np.where(text, 3 * array(count, channels, 16, 16), background)
+
+
+def network(kind: str) -> Graph:
+    graph = Graph()
+    op = Builder(graph)
+    x = graph.add_input("x", TensorType(DType.float32, ("batch", 16, 16, 16)))
+    wide, pads = (16, 16, 3, 3), (1, 1, 1, 1)
+    inner = op.HardSwish(op.Conv(x, array(16, 16, 1, 1), array(16)))
+    inner = {
+        "windows": lambda: op.Conv(inner, array(*wide), array(16), pads=pads),
+        "strided": lambda: op.Conv(inner, array(*wide), array(16), pads=pads, strides=(2, 2), dilations=(2, 2)),
+        "grouped": lambda: op.Conv(inner, array(16, 4, 3, 3), array(16), pads=pads, group=4),
+        "depthwise": lambda: op.Conv(inner, array(16, 1, 3, 3), array(16), pads=pads, group=16),
+    }[kind]()
+    graph.outputs["y"] = op.Conv(op.HardSwish(inner), array(8, 16, 1, 1), array(8))
+    return graph
+
+
+def errors(kind: str) -> tuple[float, float]:
+    """The squared errors on other images, with and without, before the result is rounded itself."""
+    source = network(kind)
+    images = [{"x": batch} for batch in pages(12 * 4).reshape(12, 4, 16, 16, 16)]
+    exact = run_graph(source, images[8:])
+
+    def error(*, reconstruct: bool) -> float:
+        graph = source.clone()
+        found = Quantize(reconstruct=reconstruct).run(graph, PassContext(TARGET, source, images[:8]))
+        verify(graph)
+        assert reconstruct == ("reconstructed" in found.counts)
+        assert not reconstruct or found.counts["reconstructed"] > 1
+        graph.outputs["y"] = graph.outputs["y"].producer.inputs[0].producer.inputs[0]
+        pairs = zip(exact, run_graph(graph, images[8:]), strict=True)
+        return sum(float(np.square(one["y"] - other["y"]).sum()) for one, other in pairs)
+
+    return error(reconstruct=True), error(reconstruct=False)
+
+
+@pytest.mark.parametrize("kind", ["windows", "strided", "grouped", "depthwise"])
+def test_outputs_on_other_images_are_nearer_to_the_float_models(kind: str) -> None:
+    fitted, plain = np.sum([errors(kind) for _ in range(3)], axis=0)
+    assert fitted < 0.97 * plain
+
+
+def test_weights_that_others_share_stay() -> None:
+    source = Graph()
+    op = Builder(source)
+    x = source.add_input("x", TensorType(DType.float32, ("batch", 16, 16, 16)))
+    weight, bias = source.add_constant(array(16, 16, 1, 1), "w"), source.add_constant(array(16), "b")
+    source.outputs["y"] = op.Conv(op.Tanh(op.Conv(x, weight, bias)), weight, bias)
+    graph = source.clone()
+    images = [{"x": batch} for batch in pages(8 * 4).reshape(8, 4, 16, 16, 16)]
+    found = Quantize().run(graph, PassContext(TARGET, source, images))
+    verify(graph)
+    assert found.counts["reconstructed"] == 0
+
+
+def test_nothing_is_fitted_to_batches_too_few_to_hold_some_out() -> None:
+    source = network("windows")
+    graph = source.clone()
+    images = [{"x": batch} for batch in pages(3 * 4).reshape(3, 4, 16, 16, 16)]
+    found = Quantize().run(graph, PassContext(TARGET, source, images))
+    assert found.counts["reconstructed"] == 0
