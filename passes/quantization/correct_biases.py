@@ -86,12 +86,12 @@ class _Shift:
 
     @property
     def estimate(self) -> "Tensor":
-        """What puts the mean right, less of it the more the samples differ; of a single one as it is."""
+        """What puts the mean right, less of it the more the samples differ; 0 where numbers weren't finite."""
         count = max(self.count, 1)
         mean = self.total / count
         spread = (self.squares / count - mean.square()).clamp(min=0) / max(self.count - 1, 1)
         shrunk = mean * (1 - spread / mean.square().clamp(min=1e-30)).clamp(min=0)
-        return shrunk / (self.visible / count).clamp(min=_LEAST_VISIBLE)
+        return (shrunk / (self.visible / count).clamp(min=_LEAST_VISIBLE)).nan_to_num(0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)

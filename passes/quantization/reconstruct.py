@@ -34,6 +34,9 @@ RECONSTRUCTED_ON = 64
 _MOST_NUMBERS = 10_000_000
 """The most numbers of inputs that layers are fitted to: activations of all batches are held at once."""
 
+_DEEPEST = 4096
+"""The most numbers that a window may hold: beyond, the products of a layer take many seconds."""
+
 _MOST_WINDOWS = 1 << 11
 """The most windows of a convolution that are looked at in a batch."""
 
@@ -96,6 +99,15 @@ class _Sums:
     def __add__(self, other: Self) -> Self:
         return type(self)(self.inputs + other.inputs, self.outputs + other.outputs, self.power + other.power)
 
+    @property
+    def parts(self) -> "tuple[Tensor, Tensor, Tensor]":
+        return self.inputs, self.outputs, self.power
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether there were windows, and all that was seen is finite."""
+        return bool(self.inputs[:, -1, -1].all()) and all(bool(part.isfinite().all()) for part in self.parts)
+
     def best(self, before: "Tensor") -> "Tensor":
         """The weights and biases with the least squared error, drawn towards those before; none of them is rounded."""
         import torch
@@ -153,7 +165,7 @@ def reconstruct(exact: Graph, graph: Graph, batches: Sequence[Feeds], bits: int,
                 found, is_held_out = _Sums.of(x, y, layer), number % ONE_IN == ONE_IN - 1
                 sums[is_held_out] = sums[is_held_out] + found if is_held_out in sums else found
             starts[:] = stops
-            return [part.numpy() for held in (False, True) for part in _parts(sums[held])]
+            return [part.numpy() for held in (False, True) for part in sums[held].parts]
 
         for done, layer in enumerate(layers):
             context.progress("reconstructing layers", done, len(layers))
@@ -179,6 +191,8 @@ def _layers(exact: Graph, graph: Graph) -> list[_Rounded]:
         if node.operator != "Conv" or node.outputs[0].name not in floats or node.input(2) is None:
             continue
         weight, bias = node.operand(1).producer, node.operand(2).producer
+        if prod(node.operand(1).type.static_shape[1:]) > _DEEPEST:
+            continue
         if weight is not None and bias is not None and _is_own(weight) and _is_own(bias):
             found.append(_Rounded(node, floats[node.outputs[0].name], weight, bias))
     return found
@@ -210,22 +224,16 @@ def _windows(x: "Tensor", y: "Tensor", layer: _Rounded) -> "tuple[Tensor, Tensor
     """What a convolution reads at some positions all over the image, `[groups, windows, K + 1]`, and yields there."""
     import torch
 
-    held = windows(x, layer.node)  # [samples, channels, *positions, *kernel]
-    positions = y.shape[2:]
+    positions, kernel = y.shape[2:], layer.node.operand(1).type.static_shape[2:]
     step = max(ceil((prod(positions) * len(x) / _MOST_WINDOWS) ** (1 / len(positions))), 1)
-    cut = (..., *[slice(None, None, step)] * len(positions))
-    made = y[cut]
-    held = held.flatten(y.ndim)[(*cut, slice(None))]
-    samples, groups = len(x), layer.groups
-    read = held.reshape(samples, groups, x.shape[1] // groups, -1, held.shape[-1])
-    read = read.permute(1, 0, 3, 2, 4).reshape(groups, -1, read.shape[2] * read.shape[4])
-    made = made.reshape(samples, groups, y.shape[1] // groups, -1).permute(1, 0, 3, 2)
-    ones = read.new_ones(*read.shape[:2], 1)
-    return torch.cat([read, ones], 2), made.reshape(groups, -1, made.shape[-1])
-
-
-def _parts(sums: _Sums) -> "tuple[Tensor, Tensor, Tensor]":
-    return sums.inputs, sums.outputs, sums.power
+    cut = (slice(None), slice(None), *[slice(None, None, step)] * len(positions))
+    held, made = windows(x, layer.node)[cut], y[cut]  # [samples, channels, *positions, *kernel]
+    samples, groups, count = len(x), layer.groups, prod(made.shape[2:])
+    read = held.reshape(samples, groups, x.shape[1] // groups, count, prod(kernel))
+    read = read.permute(1, 0, 3, 2, 4).reshape(groups, samples * count, read.shape[2] * read.shape[4])
+    made = made.reshape(samples, groups, y.shape[1] // groups, count).permute(1, 0, 3, 2)
+    ones = read.new_ones(groups, samples * count, 1)
+    return torch.cat([read, ones], 2), made.reshape(groups, samples * count, made.shape[-1])
 
 
 def _fit(graph: Graph, layer: _Rounded, fit: _Sums, held_out: _Sums, bits: int) -> bool:
@@ -235,12 +243,14 @@ def _fit(graph: Graph, layer: _Rounded, fit: _Sums, held_out: _Sums, bits: int) 
     weight, bias = layer.exact.constant(1), layer.exact.constant(2)
     assert integers is not None and scale is not None and offsets is not None and steps is not None
     assert weight is not None and bias is not None
+    if not fit.is_telling or not held_out.is_telling:
+        return False
     before = fit.with_bias(layer.split(_dequantized(layer.weight), bias)[:, :-1])
     best = fit.best(layer.split(weight, bias)).mT.flatten(0, 1).numpy()
     step = steps / scale  # of what is read
-    made = quantize_weight(
-        best[:, :-1].reshape(integers.shape).astype(np.float32), 0, bits, np.abs(best[:, -1]) / (step * LARGEST_BIAS)
-    )
+    least = np.abs(best[:, -1]) / (step * LARGEST_BIAS)
+    fitted = np.where(weight, best[:, :-1].reshape(weight.shape), 0)  # what was pruned stays so
+    made = quantize_weight(fitted.astype(np.float32), 0, bits, least)
     after = fit.with_bias(layer.split(made.data * made.scale.reshape(-1, *[1] * (integers.ndim - 1)), bias)[:, :-1])
     better = (held_out.error(after) < _WORTH * held_out.error(before)).numpy()
     scales = np.where(better, made.scale, scale).astype(np.float32)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from planish.ir.builder import Builder
-from planish.ir.graph import Graph
+from planish.ir.graph import Graph, Node
 from planish.ir.types import DType, TensorType
 from planish.ir.verify import verify
 from planish.passes.base import PassContext
@@ -86,3 +86,31 @@ def test_nothing_is_fitted_to_batches_too_few_to_hold_some_out() -> None:
     images = [{"x": batch} for batch in pages(3 * 4).reshape(3, 4, 16, 16, 16)]
     found = Quantize().run(graph, PassContext(TARGET, source, images))
     assert found.counts["reconstructed"] == 0
+
+
+def test_what_was_pruned_stays_zero() -> None:
+    source = network("windows")
+    for constant in list(source.constants.values()):
+        if constant.data.ndim == 4:
+            constant.data.setflags(write=True)
+            constant.data[np.abs(constant.data) < 0.2] = 0
+    graph = source.clone()
+    images = [{"x": batch} for batch in pages(8 * 4).reshape(8, 4, 16, 16, 16)]
+    found = Quantize(equalize=False).run(graph, PassContext(TARGET, source, images))
+    assert found.counts["reconstructed"]
+    pairs = zip(convolutions(source), convolutions(graph), strict=True)
+    assert all(not layer.operand(1).producer.constant(0)[plain.constant(1) == 0].any() for plain, layer in pairs)
+
+
+def test_infinite_numbers_fit_nothing() -> None:
+    source = network("windows")
+    graph = source.clone()
+    images = [{"x": batch} for batch in pages(8 * 4).reshape(8, 4, 16, 16, 16)]
+    images[0]["x"][0, 0, 0, 0] = np.inf
+    found = Quantize().run(graph, PassContext(TARGET, source, images))
+    verify(graph)
+    assert found.counts["reconstructed"] == 0
+
+
+def convolutions(graph: Graph) -> list[Node]:
+    return [node for node in graph.nodes if node.operator == "Conv"]
