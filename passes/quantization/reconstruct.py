@@ -24,6 +24,7 @@ from ..judge import ONE_IN
 from ..walk import walk
 from ..windows import windows
 from .layers import drop_unused
+from .sweep import shares
 
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
@@ -37,8 +38,8 @@ _MOST_NUMBERS = 10_000_000
 _DEEPEST = 4096
 """The most numbers that a window may hold: beyond, the products of a layer take many seconds."""
 
-_MOST_WINDOWS = 1 << 11
-"""The most windows of a convolution that are looked at in a batch."""
+_MOST_WINDOWS = 512
+"""The most windows of a convolution that are looked at in a sample."""
 
 _RIDGE = 1e-3
 """How much it costs to leave the weights as they were, as a share of the mean square of what they multiply."""
@@ -104,6 +105,11 @@ class _Sums:
         return self.inputs, self.outputs, self.power
 
     @property
+    def nothing(self) -> Self:
+        """The sums over no windows."""
+        return type(self)(*(part.new_zeros(part.shape) for part in self.parts))
+
+    @property
     def is_telling(self) -> bool:
         """Whether there were windows, and all that was seen is finite."""
         return bool(self.inputs[:, -1, -1].all()) and all(bool(part.isfinite().all()) for part in self.parts)
@@ -136,7 +142,7 @@ def reconstruct(exact: Graph, graph: Graph, batches: Sequence[Feeds], bits: int,
     Args:
         exact: the graph in float, whose convolutions have the same names.
         graph: in which some of them compute in integers, with a scale for each output channel.
-        batches: of inputs, a part of which is held out.
+        batches: of inputs, of which every fourth is held out, or every fourth sample where there are few.
         bits: of the weights.
         context: to whom progress is reported.
     """
@@ -145,7 +151,7 @@ def reconstruct(exact: Graph, graph: Graph, batches: Sequence[Feeds], bits: int,
     from ...ir.ops.dtypes import to_torch
 
     layers, batches = _layers(exact, graph), _first(batches)
-    if not layers or len(batches) < ONE_IN:
+    if not layers:
         return 0
     walked = graph.clone()
     twins = dict(zip(graph.nodes, walked.nodes, strict=True))
@@ -162,10 +168,13 @@ def reconstruct(exact: Graph, graph: Graph, batches: Sequence[Feeds], bits: int,
                 x = integers.advance(number, starts[1], stops[1])[twins[layer.node].operand(0)]
                 assert isinstance(x, torch.Tensor)
                 assert isinstance(y, torch.Tensor)
-                found, is_held_out = _Sums.of(x, y, layer), number % ONE_IN == ONE_IN - 1
-                sums[is_held_out] = sums[is_held_out] + found if is_held_out in sums else found
+                parts = zip(shares(x, number, len(batches)), shares(y, number, len(batches)), strict=True)
+                for (is_held_out, read), (_, made) in parts:
+                    found = _Sums.of(read, made, layer)
+                    sums[is_held_out] = sums[is_held_out] + found if is_held_out in sums else found
             starts[:] = stops
-            return [part.numpy() for held in (False, True) for part in sums[held].parts]
+            held_out = sums.get(True, sums[False].nothing)
+            return [part.numpy() for part in (*sums[False].parts, *held_out.parts)]
 
         for done, layer in enumerate(layers):
             context.progress("reconstructing layers", done, len(layers))
@@ -178,7 +187,7 @@ def reconstruct(exact: Graph, graph: Graph, batches: Sequence[Feeds], bits: int,
 
 
 def _first(batches: Sequence[Feeds]) -> Sequence[Feeds]:
-    """Batches as long as they are small together, but enough of them to hold some out."""
+    """Batches as long as they are small together, but enough of them to hold one out."""
     sizes = np.cumsum([sum(array.size for array in batch.values()) for batch in batches])
     return batches[: max(ONE_IN, int(np.searchsorted(sizes, _MOST_NUMBERS)))]
 
@@ -225,7 +234,7 @@ def _windows(x: "Tensor", y: "Tensor", layer: _Rounded) -> "tuple[Tensor, Tensor
     import torch
 
     positions, kernel = y.shape[2:], layer.node.operand(1).type.static_shape[2:]
-    step = max(ceil((prod(positions) * len(x) / _MOST_WINDOWS) ** (1 / len(positions))), 1)
+    step = max(ceil((prod(positions) / _MOST_WINDOWS) ** (1 / len(positions))), 1)
     cut = (slice(None), slice(None), *[slice(None, None, step)] * len(positions))
     held, made = windows(x, layer.node)[cut], y[cut]  # [samples, channels, *positions, *kernel]
     samples, groups, count = len(x), layer.groups, prod(made.shape[2:])

@@ -84,7 +84,7 @@ class Sums:
 
     def add(self, batch: int, x: "Tensor") -> None:
         """Take into account what the layer reads in a batch."""
-        for is_held_out, part in _shares(_rows(x, self._layer), batch, self._count):
+        for is_held_out, part in shares(_rows(x, self._layer), batch, self._count):
             self._sums[is_held_out] = self._sums.get(is_held_out, 0) + part.T @ part
             self._rows[is_held_out] = self._rows.get(is_held_out, 0) + len(part)
 
@@ -173,7 +173,7 @@ def _rows(x: "Tensor", layer: Layer) -> "Tensor":
     return held[:, *(slice(None, None, step) for _ in positions)].reshape(-1, len(layer.matrix))
 
 
-def _shares(x: "Tensor", number: int, count: int) -> Iterator[tuple[bool, "Tensor"]]:
+def shares(x: "Tensor", number: int, count: int) -> Iterator[tuple[bool, "Tensor"]]:
     """Parts of a batch, by its number among some, and whether they are held out: rows are, of few batches."""
     if count >= ONE_IN or len(x) < ONE_IN:
         yield count > 1 and number % ONE_IN == ONE_IN - 1, x

@@ -80,12 +80,14 @@ def test_weights_that_others_share_stay() -> None:
     assert found.counts["reconstructed"] == 0
 
 
-def test_nothing_is_fitted_to_batches_too_few_to_hold_some_out() -> None:
+@pytest.mark.parametrize(("count", "size", "fitted"), [(3, 1, False), (1, 32, True), (2, 16, True)])
+def test_of_few_batches_samples_are_held_out_if_there_are_enough(count: int, size: int, fitted: bool) -> None:
     source = network("windows")
     graph = source.clone()
-    images = [{"x": batch} for batch in pages(3 * 4).reshape(3, 4, 16, 16, 16)]
+    images = [{"x": batch} for batch in pages(count * size).reshape(count, size, 16, 16, 16)]
     found = Quantize().run(graph, PassContext(TARGET, source, images))
-    assert found.counts["reconstructed"] == 0
+    verify(graph)
+    assert (found.counts["reconstructed"] > 0) == fitted
 
 
 def test_what_was_pruned_stays_zero() -> None:
