@@ -29,19 +29,18 @@ import typer
 from rich.console import Console
 
 import planish
-from planish.driver.build import build
-from planish.driver.data import read_data, single_sample
-from planish.driver.measurement import interleaved
+from planish.driver.job import prepare
+from planish.driver.measurement import Latency
 from planish.driver.model import read_model
 from planish.driver.plans import Plan, Point, front, plans_of
-from planish.driver.recipe import Budget, Recipe, Step
+from planish.driver.recipe import Recipe, Step
 from planish.driver.recipe_file import make_recipe
 from planish.driver.report import ConsoleReporter, search_table
-from planish.driver.results import Artifact
+from planish.driver.reporter import SILENT
 from planish.driver.search import search as look
+from planish.driver.trials import Trials, choosing
 from planish.driver.user_code import isolated_imports
 from planish.ir.analysis.channels import channel_groups
-from planish.ir.errors import PlanishError
 from planish.ir.operators import has_trait
 from planish.ir.traits import Trait
 
@@ -80,12 +79,12 @@ def search(
     models: Annotated[list[Model], typer.Argument(help="Which.")],
     root: Root = Path("/"),
     cache: Cache = Path("recovery-cache"),
-    minutes: Annotated[float, typer.Option(help="After which no plan is begun.")] = 15.0,
+    minutes: Annotated[float, typer.Option(help="That a search may take.")] = 15.0,
 ) -> None:
     """Search, and hold what is chosen to the best uniform preset."""
     for model in models:
         with tempfile.TemporaryDirectory() as work:
-            _report(model, _recipe(model, root.absolute(), cache.absolute(), "both"), minutes, Path(work))
+            _report(model, _recipe(model, root.absolute(), cache.absolute()), minutes, Path(work))
 
 
 def _report(model: Model, recipe: Recipe, minutes: float, work: Path) -> None:
@@ -101,37 +100,30 @@ def _report(model: Model, recipe: Recipe, minutes: float, work: Path) -> None:
         print(
             f"  {point.plan}: {point.gain:.2f}x{was}, drop {point.drop:.4f} {point.failure.partition(chr(10))[0][:80]}"
         )
-    rivals = {str(found.chosen.plan): found.chosen.plan.steps, **{str(step): (step,) for step in PRESETS}}
-    built: dict[str, Artifact] = {}
-    for number, (name, steps) in enumerate(rivals.items()):
-        try:
-            built[name] = _built(recipe, steps, work / str(number))
-        except PlanishError as error:
-            print(f"  {name}: {_first(str(error))}")
-    (chosen, artifact), *presets = built.items()
-    right = {name: it for name, it in presets if it.drop is not None and it.drop <= BUDGET}
-    runs = [planish.load(it.directory) for it in (artifact, *right.values())]
-    sample = single_sample(read_data(_data(recipe, "choices"), HERE, runs[0].inputs)[0].inputs, runs[0].inputs)
-    taken = interleaved([lambda run=run: run.run(sample) for run in runs])
-    best, rival = min(zip(right, taken[1:], strict=True), key=lambda pair: pair[1].median)
-    print(
-        f"  chosen {chosen}: {taken[0].speedup_over(rival)} times as fast as {best}, the fastest preset in the budget"
-    )
+    trials, chosen = _trials(recipe, work), found.chosen.plan
+    trials.run(chosen)
+    presets = [point for step in PRESETS if (point := trials.run(Plan((step,)))).drop <= BUDGET]
+    ours, *theirs = trials.race([found.chosen, *presets])
+    rival = max(theirs, key=lambda point: point.gain)
+    ratio = _latency(ours).speedup_over(_latency(rival))
+    print(f"  chosen {chosen}: {ratio} times as fast as {rival.plan}, the fastest preset in the budget")
     if found.chosen.predicted is not None:
         print(f"  predicted to take {found.chosen.gain / found.chosen.predicted:.3f} of what it was measured to take")
     low, high = found.interval or (float("nan"), float("nan"))
     print(f"  held out: drop {found.drop:.4f} [{low:.4f}, {high:.4f}] of {BUDGET}", flush=True)
 
 
-def _first(text: str) -> str:
-    return text.partition("\n")[0][:80]
+def _latency(point: Point) -> Latency:
+    assert point.artifact is not None
+    assert point.artifact.built.latency is not None
+    return point.artifact.built.latency
 
 
 # -- recipes
 
 
-def _recipe(model: Model, root: Path, cache: Path, part: str) -> Recipe:
-    """What is searched: the data are those of both choices and judgement."""
+def _recipe(model: Model, root: Path, cache: Path) -> Recipe:
+    """What is searched."""
     strengths = [*({"speedup": speedup} for speedup in SPEEDUPS), *({"ratio": ratio} for ratio in RATIOS)]
     prunings = [{"prune-channels": strength} for strength in strengths]
     quantizations: list[Step] = [QUANTIZE, DYNAMIC] if model in (Model.VIT, Model.MINILM) else [QUANTIZE]
@@ -152,7 +144,7 @@ def _recipe(model: Model, root: Path, cache: Path, part: str) -> Recipe:
             "model": place if model is Model.OCR else {place: trained},
             "data": {
                 "calibration": {f"search_subjects.py:{data}": {**options, "part": "calibration"}},
-                "evaluation": {f"search_subjects.py:{data}": {**options, "part": part}},
+                "evaluation": {f"search_subjects.py:{data}": {**options, "part": "evaluation"}},
                 "metric": metric,
             },
             "backend": "onnxruntime",
@@ -164,16 +156,10 @@ def _recipe(model: Model, root: Path, cache: Path, part: str) -> Recipe:
     )
 
 
-def _data(recipe: Recipe, part: str) -> str:
-    assert recipe.data.evaluation is not None
-    return recipe.data.evaluation.replace('"both"', f'"{part}"')
-
-
-def _built(recipe: Recipe, steps: Sequence[Step], output: Path) -> Artifact:
-    """An artifact of some steps, judged by the data that a search chooses by, as whose trial it is remembered."""
-    data = recipe.data.model_copy(update={"evaluation": _data(recipe, "choices")})
-    passes = (*recipe.passes, *steps)
-    return build(recipe.model_copy(update={"data": data, "passes": passes, "budget": Budget(), "output": output}))
+def _trials(recipe: Recipe, scratch: Path) -> Trials:
+    """What builds plans as a search of the recipe does, whose own it remembers."""
+    with isolated_imports(HERE):
+        return Trials(choosing(prepare(recipe, SILENT)), scratch, SILENT)
 
 
 def _processor_seconds() -> float:
@@ -194,7 +180,7 @@ def optuna(
     """Count the pipelines that Optuna builds until its front is as good as the search's."""
     import optuna as peer
 
-    recipe = _recipe(model, root.absolute(), cache.absolute(), "both")
+    recipe = _recipe(model, root.absolute(), cache.absolute())
     ours = look(recipe, ConsoleReporter(CONSOLE)).points
     goal = _dominated(ours)
     print(f"{model}: {len(ours)} plans built, their front dominates {goal:.4f}")
@@ -209,12 +195,7 @@ def optuna(
         floats = [layer for layer in layers if trial.suggest_categorical(f"float {layer}", (False, True))]
         if len(floats) < len(layers):
             steps.append({"quantize": {"skip": floats, "required": False}})
-        with tempfile.TemporaryDirectory() as work:
-            try:
-                point = Point(Plan(tuple(steps)), _built(recipe, steps, Path(work, "dist")))
-            except PlanishError as error:
-                point = Point(Plan(tuple(steps)), None, str(error))
-        points.append(point)
+        points.append(point := runs.run(Plan(tuple(steps))))
         reached = _dominated(points)
         CONSOLE.print(f"{len(points)}: {point.gain:.2f}x, drop {point.drop:.4f}, front {reached:.4f} of {goal:.4f}")
         if reached >= goal:
@@ -223,7 +204,9 @@ def optuna(
 
     peer.logging.set_verbosity(peer.logging.WARNING)
     study = peer.create_study(directions=["maximize", "minimize"], sampler=peer.samplers.NSGAIISampler(seed=0))
-    study.optimize(evaluate, n_trials=trials, timeout=60 * minutes)
+    with tempfile.TemporaryDirectory() as scratch:
+        runs = _trials(recipe, Path(scratch))
+        study.optimize(evaluate, n_trials=trials, timeout=60 * minutes)
     ratio = len(points) / len(ours)
     is_equal = _dominated(points) >= goal
     outcome = "an equal front after" if is_equal else f"{_dominated(points) / goal:.2f} of the front after"

@@ -50,12 +50,11 @@ def _clothes(name: str, module: nn.Module, root: str, cache: str) -> tuple[nn.Mo
 
 
 def clothes(root: str, part: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Images and labels for `calibration`, and of the 10,000 for tests those for `choices`, `judgement` or `both`."""
+    """Images and labels for `calibration`, or the 10,000 for tests, for `evaluation`."""
     images, labels = fashion(Path(root), "train" if part == "calibration" else "t10k", 28, 1)
     first = len(images) - CALIBRATION if part == "calibration" else 0
     starts = range(first, len(images), ROWS)
-    found = [(images[start : start + ROWS], labels[start : start + ROWS]) for start in starts]
-    yield from found if part == "calibration" else _part(found, part)
+    yield from ((images[start : start + ROWS], labels[start : start + ROWS]) for start in starts)
 
 
 def minilm(root: str, cache: str) -> tuple[nn.Module, Any, Any]:
@@ -87,13 +86,13 @@ def minilm(root: str, cache: str) -> tuple[nn.Module, Any, Any]:
 def reviews(root: str, part: str) -> Iterator[dict[str, np.ndarray]]:
     """Sentences of film reviews, about as many words in a batch, and whether they are kind.
 
-    Those for `learning` a head, for `calibration`, `choices` and `judgement` are others; `both` are the last two.
+    Those for `learning` a head, for `calibration` and for `evaluation` are others.
     """
     rows = rated(Path(root), "movieReviewSnippets")
     order = np.random.default_rng(0).permutation(len(rows))
-    learning, calibration, evaluation = np.split(order, [-EVALUATION - CALIBRATION, -EVALUATION])
-    places = {"learning": learning, "calibration": calibration}
-    chosen = sorted((rows[number] for number in places.get(part, evaluation)), key=lambda row: len(row[1]))
+    parts = np.split(order, [-EVALUATION - CALIBRATION, -EVALUATION])
+    places = dict(zip(("learning", "calibration", "evaluation"), parts, strict=True))
+    chosen = sorted((rows[number] for number in places[part]), key=lambda row: len(row[1]))
     kind = np.array([rating > 0 for rating, _ in chosen]).astype(int)
     inputs = _example("minilm", "data").batches([text for _, text in chosen], ROWS)
     found = [{**one, "labels": kind[place * ROWS : (place + 1) * ROWS]} for place, one in enumerate(inputs)]
@@ -101,7 +100,7 @@ def reviews(root: str, part: str) -> Iterator[dict[str, np.ndarray]]:
     if part == "calibration":
         yield from ({name: one[name] for name in ("input_ids", "attention_mask")} for one in found)
     else:
-        yield from found if part == "learning" else _part(found, part)
+        yield from found
 
 
 def ocr() -> Any:
@@ -115,7 +114,7 @@ def text_lines(part: str) -> Iterator[dict[str, Any]]:
     if part == "calibration":
         yield from data.calibration(512)
     else:
-        yield from _part(list(data.test(800)), part)
+        yield from data.test(800)
 
 
 def character_error_rate(predictions: Any, labels: Any) -> float:
@@ -124,11 +123,6 @@ def character_error_rate(predictions: Any, labels: Any) -> float:
 
 
 character_error_rate.lower_is_better = True
-
-
-def _part(batches: list[Any], part: str) -> list[Any]:
-    """The batches that a search chooses by, those that it judges by, or both in turn."""
-    return batches if part == "both" else batches[part == "judgement" :: 2]
 
 
 def _example(name: str, module: str) -> Any:

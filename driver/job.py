@@ -39,7 +39,12 @@ from .user_code import find_function
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A recipe with everything that it names read and checked."""
+    """A recipe with everything that it names read and checked.
+
+    Attributes:
+        is_trial: whether it is one of many of a search, which asks for the metric of what is built alone, and not for
+            that between passes.
+    """
 
     recipe: Recipe
     reporter: Reporter
@@ -52,6 +57,7 @@ class Job:
     metric: Metric | None
     labels: Sequence[Any]
     labelled: Labelled | None
+    is_trial: bool = False
 
     def context(self, sizes: Mapping[str, int], sample: Feeds | None = None) -> PassContext:
         """What the passes run in; with a sample they can time what they make."""

@@ -31,47 +31,60 @@ from .results import Artifact, Measured, PassRow
 
 
 @dataclass(frozen=True, slots=True)
+class Untouched:
+    """A job's model as it was read, in ONNX Runtime.
+
+    Attributes:
+        model: it is that.
+        score: its metric.
+    """
+
+    model: Candidate
+    score: Score | None
+
+
+@dataclass(frozen=True, slots=True)
 class Ran:
     """What the passes of a job have made of its model.
 
     Attributes:
         graph: what they have made.
         watch: what happened on the way.
-        untouched: the model as it was read, in ONNX Runtime.
-        before: its metric.
+        untouched: what they were given.
         probes: that graphs are compared on.
         sample: that latency is measured on.
     """
 
     graph: Graph
     watch: "_Watch"
-    untouched: Candidate
-    before: Score | None
+    untouched: Untouched
     probes: Sequence[Feeds]
     sample: Feeds
 
 
-def make(job: Job, scratch: Path, cache: BuildCache) -> Built:
+def make(job: Job, scratch: Path, cache: BuildCache, untouched: Untouched | None = None) -> Built:
     """Run the passes of a job, compile what they make of the model, and measure it.
 
     Args:
         job: what to build of what.
         scratch: a folder for what is compiled.
         cache: from which the graph after some steps may come.
+        untouched: the job's model, where it was run and judged before.
 
     Raises:
         PlanishError: see `build.build`.
     """
-    ran = run_passes(job, scratch, cache)
+    ran = run_passes(job, scratch, cache, untouched)
+    before = ran.untouched.model
     if job.is_for_another_machine:
-        (reference,) = interleaved([lambda: ran.untouched.executable.run(ran.sample)])
+        (reference,) = interleaved([lambda: before.executable.run(ran.sample)])
         built, directory = _written(job, ran.graph, scratch)
     else:
         reference, built, directory = _measured(job, ran, scratch)
     artifact = Artifact(
         directory=job.recipe.folder / job.recipe.output,
         metric=job.metric,
-        untouched=Measured(ran.untouched.backend, reference, ran.untouched.size, ran.before),
+        untouched=Measured(before.backend, reference, before.size, ran.untouched.score),
         built=built,
         passes=ran.watch.rows,
         threads=job.target.threads,
@@ -79,17 +92,23 @@ def make(job: Job, scratch: Path, cache: BuildCache) -> Built:
     return Built(artifact, directory, _provenance(job, ran.graph, artifact), ran.watch.history.plain())
 
 
-def run_passes(job: Job, scratch: Path, cache: BuildCache) -> Ran:
+def evaluated(job: Job, scratch: Path) -> Untouched:
+    """Run a job's model as it was read, and judge it."""
+    job.reporter.stage("evaluating the untouched model in ONNX Runtime")
+    model = lower(job.source, find_backend("onnxruntime"), job.target, scratch / "untouched")
+    return Untouched(model, job.score(model.executable.run, resamples=True))
+
+
+def run_passes(job: Job, scratch: Path, cache: BuildCache, untouched: Untouched | None = None) -> Ran:
     """Run the passes of a job; see `make`."""
     if job.recipe.backend != "auto":  # of several, one may run it
         refuse_early(job.source, job.passes, job.context({}), find_backend(job.recipe.backend))
-    job.reporter.stage("evaluating the untouched model in ONNX Runtime")
-    untouched = lower(job.source, find_backend("onnxruntime"), job.target, scratch / "untouched")
-    before = job.score(untouched.executable.run, resamples=True)
+    untouched = untouched or evaluated(job, scratch)
+    inputs = untouched.model.executable.inputs
     probes = make_probes(job.source, job.calibration, job.recipe.seed, job.recipe.verify.probes)
-    sample = single_sample(job.evaluation[0].inputs if job.evaluation else probes[0], untouched.executable.inputs)
-    graph, watch = _run_passes(job, before, job.context(sizes_in(sample, untouched.executable.inputs), sample), cache)
-    return Ran(graph, watch, untouched, before, probes, sample)
+    sample = single_sample(job.evaluation[0].inputs if job.evaluation else probes[0], inputs)
+    graph, watch = _run_passes(job, untouched.score, job.context(sizes_in(sample, inputs), sample), cache)
+    return Ran(graph, watch, untouched, probes, sample)
 
 
 def _written(job: Job, graph: Graph, scratch: Path) -> tuple[Measured, Path]:
@@ -106,7 +125,7 @@ def _measured(job: Job, ran: Ran, scratch: Path) -> tuple[Latency, Measured, Pat
     """The latency of the untouched model, the fastest of the built models, and its path."""
     candidates = job.lowering(ran.probes, scratch).candidates(ran.graph, job.recipe.backend)
     job.reporter.stage("measuring latency")
-    models = [ran.untouched.executable, *(candidate.executable for candidate in candidates)]
+    models = [ran.untouched.model.executable, *(candidate.executable for candidate in candidates)]
     reference, *latencies = interleaved([lambda model=model: model.run(ran.sample) for model in models])
     if len(candidates) > 1:
         taken = (
@@ -172,7 +191,8 @@ class _Watch(Instrument):
         self.history.see(0, graph)
 
     def after(self, record: PassRecord, graph: Graph) -> None:
-        score = self._job.score(interpreted(graph)) if record.effect is Effect.LOSSY and record.result.changed else None
+        is_worse = record.effect is Effect.LOSSY and record.result.changed
+        score = self._job.score(interpreted(graph)) if is_worse and not self._job.is_trial else None
         self.rows.append(
             PassRow(
                 text=record.text,

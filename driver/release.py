@@ -33,7 +33,7 @@ EXAMPLES = {
 def search(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="with evaluation data and a budget of the metric")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="the recipe of what is chosen")] = None,
-    minutes: Annotated[float, typer.Option(min=0, help="after which no further plan is begun")] = 60.0,
+    minutes: Annotated[float, typer.Option(min=0, help="to take: no plan is begun that may take longer")] = 60.0,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="of the recipe, as in search.goal=size")
     ] = None,

@@ -21,7 +21,6 @@ from typing import Any
 
 import yaml
 
-from ..backends import find_backend
 from ..ir.drafts import beside, workspace
 from ..ir.errors import BudgetError, UsageError
 from ..ir.files import writing
@@ -30,8 +29,8 @@ from .evaluation import Score, drop_interval, evaluate
 from .executor import opened
 from .guess import Guess
 from .job import Job, prepare
-from .lowering import Candidate, lower, open_artifact
-from .plans import Point, front, plans_of
+from .lowering import Candidate, open_artifact
+from .plans import Plan, Point, front, plans_of
 from .recipe import Recipe
 from .reporter import SILENT, Reporter
 from .trials import Trials, choosing
@@ -94,7 +93,8 @@ def search(
     Args:
         recipe: with evaluation data, and a budget of the metric.
         reporter: hears of progress.
-        minutes: after which no further plan is begun.
+        minutes: it may take. No plan is begun that is expected to take longer than what is left of them; nothing
+            that was begun is ended.
         executor: what runs the passes of several plans at a time, see `executor.opened`; None for none. All else, and
             above all what is measured, happens here, in the same order.
 
@@ -119,20 +119,19 @@ def search(
         trials = Trials(choosing(job), scratch, reporter)
         plans = plans_of(recipe)
         guess = Guess(budget, recipe.search.goal)
-        while (plan := guess.next(plans)) is not None and (not guess.points or time.monotonic() < end):
+        while (plan := _next(guess, plans, trials, end)) is not None:
             if pool is not None and plan.key not in trials.begun:
                 trials.run_elsewhere(pool, guess.ahead(plans, pool.workers))
             reporter.stage(f"plan {len(guess.points) + 1}: {plan}")
             guess.learn(replace(trials.run(plan), predicted=guess.gain(plan)))
-        untouched = lower(job.source, find_backend("onnxruntime"), job.target, scratch / "untouched")
         if len(guess.contenders) > 1:
-            for point in trials.race(guess.contenders, untouched):
+            for point in trials.race(guess.contenders):
                 guess.learn(point)
         chosen = guess.best
         if chosen is None:
             raise BudgetError(f"none of {len(guess.points)} plans keeps the metric within {budget:g}")
         artifact = open_artifact("artifact", trials.built[chosen.plan.key].directory)
-        drop, interval = _judged(job, untouched, artifact, job.evaluation[1::2])
+        drop, interval = _judged(job, trials.untouched.model, artifact, job.evaluation[1::2])
         return Found(guess.points, front(guess.points), chosen, drop, interval, len(plans), budget)
 
 
@@ -153,6 +152,13 @@ def write_plan(recipe: Recipe, found: Found, path: Path) -> None:
         draft = folder / path.name
         draft.write_text(head + yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
         draft.replace(path)
+
+
+def _next(guess: Guess, plans: Sequence[Plan], trials: Trials, end: float) -> Plan | None:
+    """The plan to build; None at the end, or where there is no time left for any. The first is always built."""
+    if not guess.points:
+        return guess.next(plans)
+    return next((plan for plan in guess.ahead(plans, len(plans)) if trials.time_left_for(plan, end)), None)
 
 
 def _judged(

@@ -1,7 +1,9 @@
 """Plans of a search, built and measured; their passes may run elsewhere, by workers that fill the cache."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -14,17 +16,17 @@ from .cache.steps import Parcel
 from .data import single_sample
 from .executor import Executor
 from .job import Job, prepare
-from .lowering import Candidate, open_artifact
-from .making import make, run_passes
+from .lowering import open_artifact
+from .making import Untouched, evaluated, make, run_passes
 from .measurement import interleaved
-from .plans import Plan, Point
+from .plans import Plan, Point, name_of
 from .recipe import Recipe
 from .reporter import SILENT, Reporter
 from .results import plain
 from .user_code import isolated_imports
 
 
-@dataclass(slots=True)
+@dataclass
 class Trials:
     """Builds plans.
 
@@ -34,6 +36,7 @@ class Trials:
         reporter: hears of progress.
         built: by the plans' keys.
         begun: keys of plans whose passes have run elsewhere, as far as they did.
+        taken: plans that were run, and the seconds that each took, in order.
     """
 
     job: Job
@@ -41,29 +44,58 @@ class Trials:
     reporter: Reporter
     built: dict[str, Built] = field(default_factory=dict[str, Built])
     begun: set[str] = field(default_factory=set[str])
+    taken: list[tuple[Plan, float]] = field(default_factory=list[tuple[Plan, float]])
+
+    @cached_property
+    def untouched(self) -> Untouched:
+        """The model as it was read, with its metric on the data that plans are chosen by."""
+        return evaluated(self.job, Path(mkdtemp(dir=self.scratch)))
+
+    def time_left_for(self, plan: Plan, end: float) -> bool:
+        """Whether a plan, and then the judgement of what is chosen, may be expected to be done by a time.
+
+        The judgement is expected to take as long as the first plan, whose metric is all that takes time.
+        """
+        judgement = sum(seconds for _, seconds in self.taken[:1])
+        return time.monotonic() + self._expected(plan) + judgement <= end
+
+    def _expected(self, plan: Plan) -> float:
+        """The seconds that a plan may take: for each pass that is new, as many as the longest that ended in it.
+
+        Where none did, the longest of all plans counts.
+        """
+        if not plan.steps or any(it == plan for it, _ in self.taken):
+            return 0.0
+        last = name_of(plan.steps[-1])
+        same = [seconds for it, seconds in self.taken if it.steps and name_of(it.steps[-1]) == last]
+        return max(same or (seconds for _, seconds in self.taken), default=0.0) + self._expected(plan.parent)
 
     def run(self, plan: Plan) -> Point:
         """Build a plan as a recipe; a plan that fails is a point as well."""
+        start = time.monotonic()
         try:
             job, cache = self._job(plan)
             built = cache.find(job)
             if built is None:
-                built = make(job, Path(mkdtemp(dir=self.scratch)), cache)
+                built = make(job, Path(mkdtemp(dir=self.scratch)), cache, self.untouched)
                 cache.keep(job, built)
         except PlanishError as error:
             self.reporter.note(f"{plan} is left out: {error}")
             return Point(plan, None, str(error))
+        finally:
+            self.taken.append((plan, time.monotonic() - start))
         self.built[plan.key] = built
         point = Point(plan, built.artifact)
         self.reporter.note(f"{plan}: {point.gain:.2f} times as fast, the metric drops by {point.drop:.4f}")
         return point
 
-    def race(self, points: Sequence[Point], untouched: Candidate) -> list[Point]:
+    def race(self, points: Sequence[Point]) -> list[Point]:
         """The same points with the latencies that they and the untouched model have in one run, in turn."""
         self.reporter.stage(f"timing the {len(points)} fastest plans in turn")
         built = [open_artifact(str(point.plan), self.built[point.plan.key].directory) for point in points]
-        sample = single_sample(self.job.evaluation[0].inputs, untouched.executable.inputs)
-        models = [it.executable for it in (untouched, *built)]
+        untouched = self.untouched.model.executable
+        sample = single_sample(self.job.evaluation[0].inputs, untouched.inputs)
+        models = [untouched, *(it.executable for it in built)]
         reference, *latencies = interleaved([lambda model=model: model.run(sample) for model in models])
         return [point.timed(reference, latency) for point, latency in zip(points, latencies, strict=True)]
 
@@ -93,8 +125,8 @@ class Trials:
 
 
 def choosing(job: Job) -> Job:
-    """A job with the evaluation data that plans are chosen by: every other batch."""
-    return replace(job, evaluation=list(job.evaluation[::2]))
+    """A job of a trial, with the evaluation data that plans are chosen by: every other batch."""
+    return replace(job, evaluation=list(job.evaluation[::2]), is_trial=True)
 
 
 def passes_of(task: tuple[Recipe, Any]) -> Parcel | None:

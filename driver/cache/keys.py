@@ -76,7 +76,7 @@ def job_key(job: "Job") -> str:
         [Batch(*pair) for pair in zip(job.calibration, job.labels, strict=True)] if job.labels else job.calibration
     )
     data = [digest(labelled), digest(job.evaluation), job.labelled is not None]
-    asked = [recipe.backend, recipe.seed, str(recipe.verify), plain(job.target), recipe.data.metric]
+    asked = [recipe.backend, recipe.seed, str(recipe.verify), plain(job.target), recipe.data.metric, job.is_trial]
     code = _code(recipe.folder) if ":" in recipe.data.metric else ""
     return key(graph_key(job.source), data, asked, tuned, code, surroundings())
 

@@ -1,14 +1,18 @@
 """The search for the best plan within a budget, on a small model with passes of which it is known what they do."""
 
+import time
 from pathlib import Path
 
 import pytest
 
 from planish.driver.build import build
+from planish.driver.job import prepare
 from planish.driver.plans import Plan, Point
 from planish.driver.recipe_file import make_recipe
 from planish.driver.report import search_table
+from planish.driver.reporter import SILENT
 from planish.driver.search import Found, search, write_plan
+from planish.driver.trials import Trials
 from planish.ir.errors import BudgetError, UsageError
 
 TECHNIQUES = [
@@ -89,3 +93,28 @@ def test_the_fastest_plans_are_timed_in_one_run_before_one_is_chosen(
     assert len({id(artifact.untouched.latency) for artifact in timed}) == 1
     assert len({id(artifact.built.latency) for artifact in timed}) == 3
     assert found.chosen.gain >= max(point.gain for point in found.points) / 1.02
+
+
+def test_the_metric_is_computed_of_the_untouched_model_once_and_not_between_passes(folder: Path) -> None:
+    found = search(recipe(folder, search={"goal": "size", "passes": TECHNIQUES[2:]}))
+    built = [point.artifact for point in found.points]
+    assert len({id(artifact.untouched.score) for artifact in built}) == 1
+    assert all(row.metric is None for artifact in built for row in artifact.passes[1:])
+    assert all(artifact.drop is not None for artifact in built)
+
+
+@pytest.mark.parametrize(
+    ("steps", "seconds"),
+    [
+        (("quantize",), 1000 + 300),  # by itself it took so long
+        (("prune-channels", "distill", "quantize"), 1000 + 5000 + 300),  # nothing was trained: as long as the longest
+        (("prune-channels", {"quantize": {"scheme": "int8-dynamic"}}), 1000 + 300),
+    ],
+)
+def test_no_plan_is_begun_that_may_take_longer_than_what_is_left(
+    folder: Path, steps: tuple[object, ...], seconds: int
+) -> None:
+    trials = Trials(prepare(recipe(folder), SILENT), folder, SILENT)
+    trials.taken += [(Plan(), 300.0), (Plan(("prune-channels",)), 5000.0), (Plan(("fuse", "quantize")), 1000.0)]
+    assert not trials.time_left_for(Plan(steps), time.monotonic() + seconds - 100)
+    assert trials.time_left_for(Plan(steps), time.monotonic() + seconds + 100)
