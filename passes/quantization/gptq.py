@@ -1,7 +1,7 @@
 """GPTQ: a weight is rounded row by row, and the rows that are left make up for the error so far."""
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 from annotated_types import Interval
@@ -10,6 +10,9 @@ from ...ir.block_weight import BlockScheme, BlockWeight
 from .grid_search import search_grid
 from .round_weights import WeightRounding
 from .sweep import Moments
+
+if TYPE_CHECKING:  # listing the passes must not import torch
+    from torch import Tensor
 
 _AT_ONCE = 128
 """Rows of a weight whose errors are collected before they reach the rows behind them (the paper's lazy batches)."""
@@ -60,23 +63,42 @@ def gptq(
     energy = np.diagonal(moments)
     grid = search_grid(weight, scheme, energy)
     order = np.argsort(-energy, kind="stable") if activation_order else np.arange(len(weight))
-    kept = torch.from_numpy(weight[order] != 0)
     upper = torch.from_numpy(compensation(moments[np.ix_(order, order)], damping))
     scales, zero_points = (torch.from_numpy(part[order // (scheme.block or len(order))]) for part in grid)
-    left, codes = torch.from_numpy(weight[order]), torch.empty(weight.shape)
-    for start in range(0, len(order), _AT_ONCE):
-        rows = range(start, min(start + _AT_ONCE, len(order)))
-        near = upper[start : rows.stop, start : rows.stop]
-        errors = torch.empty(len(rows), weight.shape[1])
-        for place, row in enumerate(rows):
-            exact = left[row].div(scales[row]).round_().add_(zero_points[row])
-            codes[row] = torch.where(kept[row], exact.clamp_(0, scheme.codes - 1), zero_points[row])
-            errors[place] = (left[row] - (codes[row] - zero_points[row]) * scales[row]) / near[place, place]
-            left[row + 1 : rows.stop].addr_(near[place, place + 1 :], errors[place], alpha=-1)
-        left[rows.stop :].addmm_(upper[start : rows.stop, rows.stop :].T, errors, alpha=-1)
+    held = torch.from_numpy(weight[order])
+    codes = round_in_order(held[None], upper[None], scales[None], zero_points[None], (0, scheme.codes - 1))
     found = np.empty(weight.shape, np.uint8)
-    found[order] = codes.numpy().astype(np.uint8)
+    found[order] = codes[0].numpy().astype(np.uint8)
     return BlockWeight(found, grid[0], grid[1].astype(np.uint8), scheme)
+
+
+def round_in_order(
+    weights: "Tensor", upper: "Tensor", scales: "Tensor", zero_points: "Tensor", ends: tuple[int, int]
+) -> "Tensor":
+    """The codes of matrices whose rows are rounded one after the other; what is zero stays zero.
+
+    Args:
+        weights: float32, `[G, K, N]`. They are overwritten by what would have suited, given the rows before.
+        upper: for each, by how much a row's error moves the later ones, `[G, K, K]`; see `compensation`.
+        scales, zero_points: of all weights, `[G, K, N]`.
+        ends: the least and the greatest code.
+    """
+    import torch
+
+    kept, codes = weights != 0, torch.empty_like(weights)
+    for start in range(0, weights.shape[1], _AT_ONCE):
+        rows = range(start, min(start + _AT_ONCE, weights.shape[1]))
+        near = upper[:, start : rows.stop, start : rows.stop]
+        errors = torch.empty_like(weights[:, start : rows.stop])
+        for place, row in enumerate(rows):
+            exact = weights[:, row].div(scales[:, row]).round_().add_(zero_points[:, row])
+            codes[:, row] = torch.where(kept[:, row], exact.clamp_(*ends), zero_points[:, row])
+            missed = weights[:, row] - (codes[:, row] - zero_points[:, row]) * scales[:, row]
+            errors[:, place] = missed / near[:, place, place, None]
+            moves = near[:, place, place + 1 :, None]
+            weights[:, row + 1 : rows.stop].addcmul_(moves, errors[:, place, None], value=-1)
+        weights[:, rows.stop :].baddbmm_(upper[:, start : rows.stop, rows.stop :].mT, errors, alpha=-1)
+    return codes
 
 
 def compensation(moments: np.ndarray, damping: float) -> np.ndarray:

@@ -80,8 +80,9 @@ class Quantize(Pass):
             makes less of an error on inputs that were held out.
         correct_biases: take back by the layers' biases what rounding shifted the mean of each channel by; of weights
             alone, where calibration data are given.
-        reconstruct: fit the weights and biases of convolutions to what rounding makes of what they read, where that
-            lowers the error on inputs that were held out; for `int8` and weights `per_channel` only.
+        reconstruct: fit the weights and biases of convolutions to what rounding makes of what they read, and round them
+            as `gptq` does, where that lowers the error on inputs that were held out; for `int8` and weights
+            `per_channel` only.
         samples: of the calibration data that are used.
         weight_bits: of the weights in `int8` and `int8-dynamic`, fewer where the target's kernels saturate. 4 and less
             take up half the bytes of 8 in the model's file, and all of them at run time, at the speed of 8.

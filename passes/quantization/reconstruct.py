@@ -3,10 +3,10 @@
 Rounding moves what repeats itself all over an image, as a page's background does, in one direction everywhere, and what
 hardly anybody has by another amount. A bias can't take back both; weights can, since such a pattern is a direction of
 its own among what a convolution reads. So they solve, layer by layer behind the rounded ones before, the least squares
-problem of making the float layer's output from integers, and are rounded then (Hubara et al., "Accurate Post Training
-Quantization With Small Calibration Sets", ICML 2021; Li et al., "GPTAQ: Efficient Finetuning-Free Quantization for
-Asymmetric Calibration", ICML 2025). A channel's old weights stay where the new ones don't do better on batches that
-were held out; its bias is fitted as well.
+problem of making the float layer's output from integers (Hubara et al., "Accurate Post Training Quantization With Small
+Calibration Sets", ICML 2021), and are rounded one after the other, so that the later ones make up for the error (Li et
+al., "GPTAQ: Efficient Finetuning-Free Quantization for Asymmetric Calibration", ICML 2025). A channel's old weights
+stay where the new ones don't do better on batches that were held out; its bias is fitted as well.
 """
 
 from collections.abc import Sequence
@@ -23,6 +23,7 @@ from ..base import Feeds, PassContext
 from ..judge import ONE_IN
 from ..walk import walk
 from ..windows import windows
+from .gptq import compensation, round_in_order
 from .layers import drop_unused
 from .sweep import shares
 
@@ -43,6 +44,9 @@ _MOST_WINDOWS = 512
 
 _RIDGE = 1e-3
 """How much it costs to leave the weights as they were, as a share of the mean square of what they multiply."""
+
+_DAMPING = 0.01
+"""How much less other weights make up for a weight's error, as a share of the mean square of what they multiply."""
 
 _WORTH = 0.95
 """The share of a channel's error that may be left where its weights are changed."""
@@ -68,12 +72,12 @@ class _Rounded:
     def groups(self) -> int:
         return self.node.attributes.get("group", 1)
 
-    def split(self, weight: np.ndarray, bias: np.ndarray) -> "Tensor":
-        """Weights and biases of all channels in columns: float64 `[groups, K + 1, channels of a group]`."""
+    def columns(self, weight: np.ndarray) -> "Tensor":
+        """The weights, or whatever else there is, of all channels: float64 `[groups, K, channels of a group]`."""
         import torch
 
-        rows = np.column_stack([weight.reshape(len(weight), -1), bias.reshape(-1)]).astype(np.float64)
-        return torch.from_numpy(rows).reshape(self.groups, -1, rows.shape[1]).transpose(1, 2)
+        rows = torch.from_numpy(weight.reshape(len(weight), -1).astype(np.float64))
+        return rows.reshape(self.groups, -1, rows.shape[1]).mT
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +133,16 @@ class _Sums:
 
         reads, count = self.inputs[:, -1:, :-1], self.inputs[:, -1:, -1:]
         return torch.cat([weights, (self.outputs[:, -1:] - reads @ weights) / count], 1)
+
+    def rounded(self, weights: "Tensor", scale: "Tensor", bits: int) -> "Tensor":
+        """Weights as integers of some bits, `[groups, K, N]`, by the scales of channels, `[groups, 1, N]`."""
+        import torch
+
+        reads = self.inputs[:, :-1, -1:]
+        moments = self.inputs[:, :-1, :-1] - reads @ reads.mT / self.inputs[:, -1:, -1:]  # biases make up for means
+        upper = torch.from_numpy(np.stack([compensation(one, _DAMPING) for one in moments.numpy()]))
+        top, grid = 2 ** (bits - 1) - 1, scale.float().expand(weights.shape)
+        return round_in_order(weights.float(), upper, grid, torch.zeros_like(grid), (-top, top))
 
     def error(self, columns: "Tensor") -> "Tensor":
         """The squared error of each output channel, `[groups * N]`."""
@@ -210,8 +224,21 @@ def _layers(exact: Graph, graph: Graph) -> list[_Rounded]:
 def _is_own(node: Node) -> bool:
     """Whether a node dequantizes a constant for one reader, by a scale for each channel."""
     scale = node.constant(1)
-    is_constant = node.operator == "DequantizeLinear" and node.constant(0) is not None
+    is_constant = node.operator == "DequantizeLinear" and _holder(node).constant(0) is not None
     return is_constant and scale is not None and scale.ndim == 1 and node.outputs[0].use_count == 1
+
+
+def _holder(node: Node) -> Node:
+    """What reads the integers that a node dequantizes: itself, or a Cast before it where they are held in 4 bits."""
+    before = node.operand(0).producer
+    return before if before is not None and before.operator == "Cast" else node
+
+
+def _integers(node: Node) -> np.ndarray:
+    """What a node dequantizes, as int8 or int32."""
+    held = _holder(node).constant(0)
+    assert held is not None
+    return held.astype(node.operand(0).dtype.numpy)
 
 
 def _own_constants(walked: Graph, twin: Node, layer: _Rounded) -> list[Constant]:
@@ -223,8 +250,7 @@ def _own_constants(walked: Graph, twin: Node, layer: _Rounded) -> list[Constant]
 
 
 def _dequantized(node: Node) -> np.ndarray:
-    integers, scale = node.constant(0), node.constant(1)
-    assert integers is not None
+    integers, scale = _integers(node), node.constant(1)
     assert scale is not None
     return (integers * scale.reshape(-1, *[1] * (integers.ndim - 1))).astype(np.float32)
 
@@ -247,34 +273,39 @@ def _windows(x: "Tensor", y: "Tensor", layer: _Rounded) -> "tuple[Tensor, Tensor
 
 def _fit(graph: Graph, layer: _Rounded, fit: _Sums, held_out: _Sums, bits: int) -> bool:
     """Change the weights of the channels that are better off, and all biases; returns whether there are any."""
-    integers, scale = layer.weight.constant(0), layer.weight.constant(1)
-    offsets, steps = layer.bias.constant(0), layer.bias.constant(1)
-    weight, bias = layer.exact.constant(1), layer.exact.constant(2)
-    assert integers is not None and scale is not None and offsets is not None and steps is not None
-    assert weight is not None and bias is not None
+    import torch
+
     if not fit.is_telling or not held_out.is_telling:
         return False
-    before = fit.with_bias(layer.split(_dequantized(layer.weight), bias)[:, :-1])
-    best = fit.best(layer.split(weight, bias)).mT.flatten(0, 1).numpy()
+    scale, steps = layer.weight.constant(1), layer.bias.constant(1)
+    weight, bias = layer.exact.constant(1), layer.exact.constant(2)
+    assert scale is not None and steps is not None and weight is not None and bias is not None
+    exact = torch.cat([layer.columns(weight), layer.columns(bias)], 1)
+    best = fit.best(exact)
+    best[:, :-1][exact[:, :-1] == 0] = 0  # what was pruned stays so
+    fitted = best.mT.flatten(0, 1).numpy()
     step = steps / scale  # of what is read
-    least = np.abs(best[:, -1]) / (step * LARGEST_BIAS)
-    fitted = np.where(weight, best[:, :-1].reshape(weight.shape), 0)  # what was pruned stays so
-    made = quantize_weight(fitted.astype(np.float32), 0, bits, least)
-    after = fit.with_bias(layer.split(made.data * made.scale.reshape(-1, *[1] * (integers.ndim - 1)), bias)[:, :-1])
+    least = np.abs(fitted[:, -1]) / (step * LARGEST_BIAS)
+    grid = quantize_weight(fitted[:, :-1].astype(np.float32), 0, bits, least).scale
+    codes = fit.rounded(best[:, :-1], layer.columns(grid), bits)
+    before = fit.with_bias(layer.columns(_dequantized(layer.weight)))
+    after = fit.with_bias(codes * layer.columns(grid))
     better = (held_out.error(after) < _WORTH * held_out.error(before)).numpy()
-    scales = np.where(better, made.scale, scale).astype(np.float32)
+    scales = np.where(better, grid, scale).astype(np.float32)
     steps = (scales * step).astype(np.float32)
     biases = np.where(better, after[:, -1].flatten(), before[:, -1].flatten())
-    moved = np.rint(biases / steps).clip(-LARGEST_BIAS, LARGEST_BIAS).astype(offsets.dtype)
-    weights = np.where(better.reshape(-1, *[1] * (integers.ndim - 1)), made.data, integers)
-    _replace(graph, layer.weight, weights.astype(integers.dtype), scales)
+    moved = np.rint(biases / steps).clip(-LARGEST_BIAS, LARGEST_BIAS)
+    integers = _integers(layer.weight)
+    made = codes.mT.reshape(integers.shape).numpy().astype(integers.dtype)
+    weights = np.where(better.reshape(-1, *[1] * (integers.ndim - 1)), made, integers)
+    _replace(graph, layer.weight, weights, scales)
     _replace(graph, layer.bias, moved, steps)
     return bool(better.any())
 
 
-def _replace(graph: Graph, node: Node, *constants: np.ndarray) -> None:
+def _replace(graph: Graph, node: Node, integers: np.ndarray, scales: np.ndarray) -> None:
     """Give a DequantizeLinear other integers and scales."""
-    for index, data in enumerate(constants):
-        old = node.operand(index)
-        graph.set_input(node, index, graph.add_constant(data, old.name))
+    for reader, index, data in ((_holder(node), 0, integers), (node, 1, scales)):
+        old = reader.operand(index)
+        graph.set_input(reader, index, graph.add_constant(data.astype(old.dtype.numpy), old.name))
         drop_unused(graph, [old])

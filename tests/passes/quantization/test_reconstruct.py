@@ -26,6 +26,11 @@ def pages(count: int, channels: int = 16) -> np.ndarray:
     return np.where(text, 3 * array(count, channels, 16, 16), background)
 
 
+def mixtures(count: int, channels: int = 16) -> np.ndarray:
+    """Images whose channels are mixtures of three, so that weights can make up for each other's errors."""
+    return np.einsum("nkhw,kc->nchw", array(count, 3, 16, 16), array(3, channels)) + 0.1 * array(1, channels, 1, 1)
+
+
 def network(kind: str) -> Graph:
     graph = Graph()
     op = Builder(graph)
@@ -42,15 +47,15 @@ def network(kind: str) -> Graph:
     return graph
 
 
-def errors(kind: str) -> tuple[float, float]:
+def errors(kind: str, drawn: np.ndarray, bits: int = 8) -> tuple[float, float]:
     """The squared errors on other images, with and without, before the result is rounded itself."""
     source = network(kind)
-    images = [{"x": batch} for batch in pages(12 * 4).reshape(12, 4, 16, 16, 16)]
+    images = [{"x": batch} for batch in drawn.reshape(12, 4, 16, 16, 16)]
     exact = run_graph(source, images[8:])
 
     def error(*, reconstruct: bool) -> float:
         graph = source.clone()
-        found = Quantize(reconstruct=reconstruct).run(graph, PassContext(TARGET, source, images[:8]))
+        found = Quantize(reconstruct=reconstruct, weight_bits=bits).run(graph, PassContext(TARGET, source, images[:8]))
         verify(graph)
         assert reconstruct == ("reconstructed" in found.counts)
         assert not reconstruct or found.counts["reconstructed"] > 1
@@ -63,8 +68,14 @@ def errors(kind: str) -> tuple[float, float]:
 
 @pytest.mark.parametrize("kind", ["windows", "strided", "grouped", "depthwise"])
 def test_outputs_on_other_images_are_nearer_to_the_float_models(kind: str) -> None:
-    fitted, plain = np.sum([errors(kind) for _ in range(3)], axis=0)
+    fitted, plain = np.sum([errors(kind, pages(12 * 4)) for _ in range(3)], axis=0)
     assert fitted < 0.97 * plain
+
+
+@pytest.mark.parametrize("kind", ["windows", "grouped"])
+def test_weights_of_4_bits_make_up_for_each_others_errors(kind: str) -> None:
+    fitted, plain = np.sum([errors(kind, mixtures(12 * 4), bits=4) for _ in range(3)], axis=0)
+    assert fitted < 0.75 * plain
 
 
 def test_weights_that_others_share_stay() -> None:
