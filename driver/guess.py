@@ -1,8 +1,8 @@
 """What plans are predicted to give and cost by those that were built, and which is to be built next."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice, zip_longest
 from statistics import median
 
 import numpy as np
@@ -65,18 +65,18 @@ class Guess:
     def next(self, plans: Sequence[Plan]) -> Plan | None:
         """The plan to build: nothing and each technique first, then what is predicted to be best; None at the end.
 
-        Before one that trains comes the same without training, which says what it gains in a fraction of the time. In
-        the end strengths are tried between the best plan's and one that loses too much, and between that of a plan that
-        loses little too much and a milder one; and trainings of the best one, where it loses most of the budget: of
-        many plans that were tried the best one's loss is low in part by chance.
+        Of each pass one setting comes before the second of any, so that little time tells something of all. Before a
+        plan that trains comes the same without training, which says what it gains in a fraction of the time. In the end
+        strengths are tried between the best plan's and one that loses too much, and between that of a plan that loses
+        little too much and a milder one; and trainings of the best one, where it loses most of the budget: of many
+        plans that were tried the best one's loss is low in part by chance.
         """
         return next(iter(self.ahead(plans, 1)), None)
 
     def ahead(self, plans: Sequence[Plan], count: int) -> list[Plan]:
         """The plan to build, and some that are likely to be next."""
         left = [plan for plan in self._with_new_strengths(plans) if plan.key not in self._known]
-        first = [plan for plan in left if len(plan.steps) <= 1]
-        if first:
+        if first := _in_turn(plan for plan in left if len(plan.steps) <= 1):
             return first[:count]
         hopeful = [
             (predicted[0], plan)
@@ -225,6 +225,14 @@ class Guess:
         if gain is None or (known is not None and (known.drop > self._budget) != is_right):
             return False
         return gain > self._gain(point) if is_right else gain < self._gain(point)
+
+
+def _in_turn(singles: Iterable[Plan]) -> list[Plan]:
+    """Nothing, the first setting of each pass, the second ones, and so on."""
+    settings: dict[str, list[Plan]] = {}
+    for plan in singles:
+        settings.setdefault("".join(map(name_of, plan.steps)), []).append(plan)
+    return [plan for turn in zip_longest(*settings.values()) for plan in turn if plan is not None]
 
 
 def _strength(plan: Plan, like: Plan, place: int, option: str) -> float | None:

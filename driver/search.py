@@ -158,7 +158,8 @@ def _next(guess: Guess, plans: Sequence[Plan], trials: Trials, end: float) -> Pl
     """The plan to build; None at the end, or where there is no time left for any. The first is always built."""
     if not guess.points:
         return guess.next(plans)
-    return next((plan for plan in guess.ahead(plans, len(plans)) if trials.time_left_for(plan, end)), None)
+    short = [plan for plan in plans if trials.time_left_for(plan, end)]
+    return next((plan for plan in guess.ahead(short, len(plans)) if trials.time_left_for(plan, end)), None)
 
 
 def _judged(
