@@ -75,9 +75,11 @@ class Guess:
 
     def ahead(self, plans: Sequence[Plan], count: int) -> list[Plan]:
         """The plan to build, and some that are likely to be next."""
-        left = [plan for plan in self._with_new_strengths(plans) if plan.key not in self._known]
-        if first := _in_turn(plan for plan in left if len(plan.steps) <= 1):
+        every = self._with_new_strengths(plans)
+        singles = _in_turn(plan for plan in every if len(plan.steps) <= 1)
+        if first := [plan for plan in singles if plan.key not in self._known]:
             return first[:count]
+        left = [plan for plan in every if plan.key not in self._known]
         hopeful = [
             (predicted[0], plan)
             for plan in left
