@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice, zip_longest
+from itertools import islice, permutations, zip_longest
 from statistics import median
 
 import numpy as np
@@ -17,6 +17,8 @@ _HOPE = 1.5
 """How many times the budget a plan may be predicted to lose and still be built, since losses rarely add up in full."""
 _NOISE = 1.25
 """How many times as fast as another a plan has to be measured, at another time, to be faster for sure."""
+_NEUTRAL = {"speedup": 1.0, "flops": 0.0, "ratio": 0.0}
+"""Strengths with which a pass does nothing."""
 _NEAR = 0.1
 """How far apart two strengths are at the most, relative to the larger, between which none is looked for."""
 
@@ -65,7 +67,8 @@ class Guess:
     def next(self, plans: Sequence[Plan]) -> Plan | None:
         """The plan to build: nothing and each technique first, then what is predicted to be best; None at the end.
 
-        Of each pass one setting comes before the second of any, so that little time tells something of all. Before a
+        Of each pass one setting comes before the second of any, so that little time tells something of all; what is
+        stronger than one that loses more than training may bring back is left out. Before a
         plan that trains comes the same without training, which says what it gains in a fraction of the time. In the end
         strengths are tried between the best plan's and one that loses too much, and between that of a plan that loses
         little too much and a milder one; and trainings of the best one, where it loses most of the budget: of many
@@ -77,8 +80,9 @@ class Guess:
         """The plan to build, and some that are likely to be next."""
         every = self._with_new_strengths(plans)
         singles = _in_turn(plan for plan in every if len(plan.steps) <= 1)
-        if first := [plan for plan in singles if plan.key not in self._known]:
-            return first[:count]
+        first = [plan for plan in singles if plan.key not in self._known and not self._is_lost(plan)]
+        if first:
+            return [*self._milder(), *first][:count]
         left = [plan for plan in every if plan.key not in self._known]
         hopeful = [
             (predicted[0], plan)
@@ -103,6 +107,36 @@ class Guess:
             if len(plan.steps) > 1 and name_of(plan.steps[0]) == name_of(single.steps[0])
         ]
         return list({plan.key: plan for plan in (*plans, *found)}.values())
+
+    def _is_lost(self, single: Plan) -> bool:
+        """Whether a technique is stronger than with a strength that loses more than training may bring back."""
+        most = self._budget * _HOPE / (1 - _BRINGS_BACK)
+        for step in single.steps:
+            for option, own in options_of(step).items():
+                for (mild, less), (strong, more) in permutations(self._tried(single, option), 2):
+                    if less < more and more > most and (mild < strong < own or own < strong < mild):
+                        return True
+        return False
+
+    def _milder(self) -> Iterator[Plan]:
+        """Techniques half as strong as the mildest that was tried, where that loses too much, but not far too much."""
+        for point in self.points:
+            if len(point.plan.steps) != 1 or not self._budget < point.drop <= 2 * _HOPE * self._budget:
+                continue
+            for option, nothing in _NEUTRAL.items():
+                tried = self._tried(point.plan, option)
+                own, _ = min(tried, key=lambda it: abs(it[0] - nothing), default=(nothing, 0.0))
+                is_mildest = own != nothing and point.plan == _with_strength(point.plan, option, own)
+                if is_mildest and self._gain(point) >= max(self._least, _WORTH):
+                    yield _with_strength(point.plan, option, float(f"{(own + nothing) / 2:.3g}"))
+
+    def _tried(self, single: Plan, option: str) -> list[tuple[float, float]]:
+        """The strengths of a technique that were built, and what each lost."""
+        return [
+            (value, point.drop)
+            for point in self.points
+            if (value := _strength(point.plan, single, 0, option)) is not None and point.artifact is not None
+        ]
 
     def gain(self, plan: Plan) -> float | None:
         """What a plan is predicted to gain; None where nothing is known."""
@@ -184,8 +218,9 @@ class Guess:
         if best is None:
             return
         between = self._between(best, plans)
-        if between is not None:
-            yield between
+        milder = next(self._milder(), between)
+        if milder is not None:
+            yield milder
         elif best.drop > self._budget / 2:
             yield from (plan for plan in left if plan.untrained == best.plan.untrained and self.gain(plan) is not None)
 
@@ -235,6 +270,12 @@ def _in_turn(singles: Iterable[Plan]) -> list[Plan]:
     for plan in singles:
         settings.setdefault("".join(map(name_of, plan.steps)), []).append(plan)
     return [plan for turn in zip_longest(*settings.values()) for plan in turn if plan is not None]
+
+
+def _with_strength(single: Plan, option: str, value: float) -> Plan:
+    """The same technique with another strength."""
+    (step,) = single.steps
+    return Plan(({name_of(step): {**options_of(step), option: value}},))
 
 
 def _strength(plan: Plan, like: Plan, place: int, option: str) -> float | None:

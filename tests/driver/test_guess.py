@@ -37,7 +37,8 @@ SINGLES = (point(1.5, 0.02, HALF), point(2.0, 0.04, MOST), point(2.0, 0.001, "qu
 
 
 def test_one_setting_of_each_technique_comes_first_and_then_the_best_prediction() -> None:
-    assert [str(plan) for plan in guess(*SINGLES[:1]).ahead(PLANS, 3)] == ["quantize", "prune-channels{flops=0.7}"]
+    known = guess(point(1.5, 0.04, HALF))
+    assert [str(plan) for plan in known.ahead(PLANS, 3)] == ["quantize", "prune-channels{flops=0.7}"]
     # with distillation, it is predicted to gain 4.0 and to lose 0.009; without, it says what it gains before it trains
     assert guess(*SINGLES).next(PLANS) == Plan((MOST, "quantize"))
 
@@ -130,6 +131,29 @@ def test_a_plan_that_loses_little_too_much_is_tried_milder() -> None:
     assert known.next(PLANS) == Plan(({"prune-channels": {"flops": 0.6}}, "quantize"))  # without training, at first
     known.learn(point(2.4, 0.03, {"prune-channels": {"flops": 0.6}}, "quantize"))
     assert known.next(PLANS) == Plan(({"prune-channels": {"flops": 0.6}}, "distill", "quantize"))
+
+
+def test_where_every_strength_loses_too_much_one_nearer_to_nothing_is_tried() -> None:
+    half, more = ({"prune-channels": {"speedup": it}} for it in (1.5, 2.0))
+    plans = plans_of_speedups(half, more)
+    milder = {"prune-channels": {"speedup": 1.25}}
+    known = guess(point(2.4, 0.018, half), point(1.3, 0.002, "quantize"))
+    assert known.next(plans) == Plan((milder,))  # and before a stronger one
+    known.learn(point(2.9, 0.035, more))
+    assert known.next(plans) == Plan((milder,))  # and in the end
+    known.learn(point(1.8, 0.014, milder))
+    assert known.next(plans) == Plan(({"prune-channels": {"speedup": 1.12}},))
+    known.learn(point(1.8, 0.006, milder))
+    assert known.next(plans) == Plan((milder, "quantize"))
+
+
+def test_what_is_stronger_than_what_is_lost_is_left_out() -> None:
+    steps = [{"prune-channels": {"speedup": it}} for it in (1.5, 2.0, 3.0)]
+    plans = plans_of_speedups(*steps)
+    known = guess(point(2.4, 0.008, steps[0]), point(1.3, 0.0, "quantize"), point(2.9, 0.07, steps[1]))
+    assert known.next(plans) == Plan((steps[2],))  # training may bring back so much
+    known.learn(point(2.9, 0.08, steps[1]))
+    assert known.next(plans) != Plan((steps[2],))
 
 
 def test_the_front_holds_what_nothing_beats() -> None:
