@@ -73,15 +73,15 @@ LOSSES = (0.5, 1.0, 2.0, 4.0)
 HEAD = """\
 # Techniques together: what was measured
 
-Pruning, low rank, distillation and quantization of one model, in every combination and in the orders that make sense, as
-`python benchmarks/joint.py {models}` measured them in {backend}, one thread, on {features}. No pass saw labels, but {samples} samples;
-each began with the graph that those before it had made, and was checked as in a build. Loss is that of the metric in points, hundredths of
-it, with an interval that holds 95 % of resamples of the examples; speed is over the untouched model, the median ratio over rounds with its
-quartiles, all pipelines in turn; size is a share of the untouched model's. A pipeline is on the front where no other is as good in loss,
-speed and size at once.
+Pruning, low rank, distillation and quantization of one model, in every combination and in the orders that make sense,
+as `python benchmarks/joint.py {models}` measured them in {backend}, one thread, on {features}. No pass saw labels, but
+{samples} samples; each began with the graph that those before it had made, and was checked as in a build. Loss is that
+of the metric in points, hundredths of it, with an interval that holds 95 % of resamples of the examples; speed is over
+the untouched model, the median ratio over rounds with its quartiles, all pipelines in turn; size is a share of the
+untouched model's. A pipeline is on the front where no other is as good in loss, speed and size at once.
 
-Behind each table is what is fastest within a loss, by one technique alone and by pruning, low rank and quantization together. Every other
-example chooses it, and the rest say what it loses.
+Behind each table is what is fastest within a loss, by one technique alone and by pruning, low rank and quantization
+together. Every other example chooses it, and the rest say what it loses.
 """
 LOG = Console(stderr=True, highlight=False)
 
@@ -263,7 +263,8 @@ def main(
             wanted = [steps for steps in PIPELINES if not set(without or ()) & set(steps)]
             made = [workshop.make(steps) for steps in wanted if new or workshop.has(steps)]
             if timed:
-                texts.append("\n".join(_section(subject, backend, made, workshop.time(made))))
+                rows = workshop.time(made)
+                texts.append("\n".join(_section(subject, backend, made, rows, len(wanted) - len(made))))
                 print(texts[-1], flush=True)
     if markdown is not None and timed:
         found = HEAD.format(models=" ".join(models), backend=backend, samples=samples, features=_machine())
@@ -273,7 +274,7 @@ def main(
 def _machine() -> str:
     """What the machine's integers are multiplied by."""
     dots = sorted(feature for feature in TARGET.features if "vnni" in feature)
-    return f"{TARGET.architecture} with {dots[-1]}" if dots else f"{TARGET.architecture} without VNNI"
+    return f"{TARGET.architecture} with {dots[0]}" if dots else f"{TARGET.architecture} without VNNI"
 
 
 def _subject(model: Model, scratch: Path, root: Path, cache: Path, epochs: int) -> Subject:
@@ -288,8 +289,10 @@ def _subject(model: Model, scratch: Path, root: Path, cache: Path, epochs: int) 
 # -- tables
 
 
-def _section(subject: Subject, backend: str, every: Sequence[Made], rows: Sequence[Row]) -> Iterator[str]:
+def _section(subject: Subject, backend: str, every: Sequence[Made], rows: Sequence[Row], left: int) -> Iterator[str]:
     yield f"## {subject.name} in {backend} ({subject.metric})\n"
+    if left:
+        yield f"{left} pipelines were not run.\n"
     yield "| pipeline | loss, points | speed | size | passes take | front |"
     yield "|-|-|-|-|-|-|"
     front = _front(rows)
