@@ -13,6 +13,7 @@ from planish.driver.report import search_table
 from planish.driver.reporter import SILENT
 from planish.driver.search import Found, search, write_plan
 from planish.driver.trials import Trials
+from planish.driver.user_code import isolated_imports
 from planish.ir.errors import BudgetError, UsageError
 
 TECHNIQUES = [
@@ -114,7 +115,8 @@ def test_the_metric_is_computed_of_the_untouched_model_once_and_not_between_pass
 def test_no_plan_is_begun_that_may_take_longer_than_what_is_left(
     folder: Path, steps: tuple[object, ...], seconds: int
 ) -> None:
-    trials = Trials(prepare(recipe(folder), SILENT), folder, SILENT)
+    with isolated_imports(folder):
+        trials = Trials(prepare(recipe(folder), SILENT), folder, SILENT)
     trials.taken += [(Plan(), 300.0), (Plan(("prune-channels",)), 5000.0), (Plan(("fuse", "quantize")), 1000.0)]
     assert not trials.time_left_for(Plan(steps), time.monotonic() + seconds - 100)
     assert trials.time_left_for(Plan(steps), time.monotonic() + seconds + 100)
