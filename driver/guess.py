@@ -126,9 +126,11 @@ class Guess:
             for option, nothing in _NEUTRAL.items():
                 tried = self._tried(point.plan, option)
                 own, _ = min(tried, key=lambda it: abs(it[0] - nothing), default=(nothing, 0.0))
-                is_mildest = own != nothing and point.plan == _with_strength(point.plan, option, own)
-                if is_mildest and self._gain(point) >= max(self._least, _WORTH):
-                    yield _with_strength(point.plan, option, float(f"{(own + nothing) / 2:.3g}"))
+                if own == nothing or point.plan != _with_strength(point.plan, option, own):
+                    continue
+                milder = _with_strength(point.plan, option, float(f"{(own + nothing) / 2:.3g}"))
+                if milder.key not in self._known and self._gain(point) >= max(self._least, _WORTH):
+                    yield milder
 
     def _tried(self, single: Plan, option: str) -> list[tuple[float, float]]:
         """The strengths of a technique that were built, and what each lost."""

@@ -141,6 +141,9 @@ def test_where_every_strength_loses_too_much_one_nearer_to_nothing_is_tried() ->
     assert known.next(plans) == Plan((milder,))  # and before a stronger one
     known.learn(point(2.9, 0.035, more))
     assert known.next(plans) == Plan((milder,))  # and in the end
+    failed = Point(Plan((milder,)), None, "nothing can be removed")
+    known.learn(failed)
+    assert known.next(plans) != failed.plan  # which isn't tried again
     known.learn(point(1.8, 0.014, milder))
     assert known.next(plans) == Plan(({"prune-channels": {"speedup": 1.12}},))
     known.learn(point(1.8, 0.006, milder))
