@@ -48,6 +48,9 @@ _RIDGE = 1e-3
 _DAMPING = 0.01
 """How much less other weights make up for a weight's error, as a share of the mean square of what they multiply."""
 
+_ROUNDING = 1e-5
+"""How far sums over windows, in float32, may be off, as a share of their trace: so much counts as nothing."""
+
 _WORTH = 0.95
 """The share of a channel's error that may be left where its weights are changed."""
 
@@ -138,8 +141,9 @@ class _Sums:
         """Weights as integers of some bits, `[groups, K, N]`, by the scales of channels, `[groups, 1, N]`."""
         import torch
 
-        reads = self.inputs[:, :-1, -1:]
-        moments = self.inputs[:, :-1, :-1] - reads @ reads.mT / self.inputs[:, -1:, -1:]  # biases make up for means
+        seen, reads = self.inputs[:, :-1, :-1], self.inputs[:, :-1, -1:]
+        doubt = _ROUNDING * seen.diagonal(dim1=1, dim2=2).sum(1, keepdim=True).expand(seen.shape[:2])
+        moments = seen - reads @ reads.mT / self.inputs[:, -1:, -1:] + torch.diag_embed(doubt)  # biases follow means
         upper = torch.from_numpy(np.stack([compensation(one, _DAMPING) for one in moments.numpy()]))
         top, grid = 2 ** (bits - 1) - 1, scale.float().expand(weights.shape)
         return round_in_order(weights.float(), upper, grid, torch.zeros_like(grid), (-top, top))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from planish.ir.builder import Builder
 from planish.ir.graph import Graph, Node
@@ -10,6 +11,7 @@ from planish.ir.verify import verify
 from planish.passes.base import PassContext
 from planish.passes.probes import run_graph
 from planish.passes.quantization.quantize import Quantize
+from planish.passes.quantization.reconstruct import _Sums
 from planish.targets.load import load_target
 
 GENERATOR = np.random.default_rng(0)
@@ -99,6 +101,17 @@ def test_of_few_batches_samples_are_held_out_if_there_are_enough(count: int, siz
     found = Quantize().run(graph, PassContext(TARGET, source, images))
     verify(graph)
     assert (found.counts["reconstructed"] > 0) == fitted
+
+
+@pytest.mark.parametrize("noise", [0, 1e-4, 1e-2])
+def test_what_varies_no_more_than_float32_rounds_can_be_rounded_for(noise: float) -> None:
+    made, held = torch.from_numpy(array(1, 2000, 8)), torch.from_numpy(np.abs(100 * array(1, 1, 500)))
+    read = torch.cat([held + noise * torch.from_numpy(array(1, 2000, 500)), torch.ones(1, 2000, 1)], 2)
+    sums = _Sums(*(part.double() for part in (read.mT @ read, read.mT @ made, made.square().sum(1))))
+    weights, scale = torch.from_numpy(array(1, 500, 8)).double(), torch.full((1, 1, 8), 0.1).double()
+    codes = sums.rounded(weights, scale, 4)
+    assert codes.abs().max() <= 7
+    assert (codes - weights / scale).abs().mean() < 1
 
 
 def test_what_was_pruned_stays_zero() -> None:
