@@ -49,13 +49,13 @@ def source(graph_of) -> Graph:
 
 
 def quantized(source: Graph, data: list[Feeds]) -> Graph:
-    pipeline = "quantize{weight_bits=2,gptq=false}"
+    pipeline = "quantize{weight_bits=2,gptq=false,reconstruct=false}"
     return planish.optimize(source, pipeline, data=data[:2], target=TARGET, verify="structure").graph
 
 
 def trained(source: Graph, graph: Graph, data: list[Feeds], **options: Any) -> Graph:
     student = graph.clone()
-    step = QuantizationAwareTraining(epochs=10, lr=2e-2, loss="mse", **options)
+    step = QuantizationAwareTraining(epochs=40, lr=2e-2, loss="mse", **options)
     assert step.apply(student, PassContext(TARGET, source, data[:9])).changed
     verify(student)
     return student

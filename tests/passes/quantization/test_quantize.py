@@ -155,7 +155,7 @@ def test_weights_have_seven_bits_where_eight_would_saturate():
 def test_weights_in_four_bits_take_up_half_the_bytes_and_run_in_the_same_kernels(name, scheme, tmp_path):
     sizes, operators = {}, {}
     for bits in (8, 4):
-        source, graph, feeds, _ = quantized(name, HERE, scheme=scheme, weight_bits=bits)
+        source, graph, feeds, _ = quantized(name, HERE, scheme=scheme, weight_bits=bits, smooth=False)
         weights = [constant for constant in graph.constants.values() if constant.type.rank > 1]
         assert {weight.dtype for weight in weights} - {DType.float32} == {DType.int8 if bits == 8 else DType.int4}
         sizes[bits] = sum(constant.data.size * constant.dtype.bits / 8 for constant in weights)
