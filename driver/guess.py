@@ -67,12 +67,12 @@ class Guess:
     def next(self, plans: Sequence[Plan]) -> Plan | None:
         """The plan to build: nothing and each technique first, then what is predicted to be best; None at the end.
 
-        Of each pass one setting comes before the second of any, so that little time tells something of all; what is
-        stronger than one that loses more than training may bring back is left out. Before a
-        plan that trains comes the same without training, which says what it gains in a fraction of the time. In the end
-        strengths are tried between the best plan's and one that loses too much, and between that of a plan that loses
-        little too much and a milder one; and trainings of the best one, where it loses most of the budget: of many
-        plans that were tried the best one's loss is low in part by chance.
+        Of each pass one setting comes before the second of any, so that little time tells something of all, and half of
+        the mildest where that loses too much. What is stronger than one that loses more than training may bring back is
+        left out. Before a plan that trains comes the same without training, which says what it gains in a fraction of
+        the time. In the end strengths are tried between the best plan's and one that loses too much, and between that
+        of a plan that loses little too much and a milder one; and trainings of the best one, where it loses most of the
+        budget: of many plans that were tried the best one's loss is low in part by chance.
         """
         return next(iter(self.ahead(plans, 1)), None)
 
