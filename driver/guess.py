@@ -1,8 +1,8 @@
 """What plans are predicted to give and cost by those that were built, and which is to be built next."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice, permutations, zip_longest
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice, permutations
 from statistics import median
 
 import numpy as np
@@ -65,36 +65,49 @@ class Guess:
         return min((point for point in right if self._gain(point) >= least), key=lambda it: it.drop, default=None)
 
     def next(self, plans: Sequence[Plan]) -> Plan | None:
-        """The plan to build: nothing and each technique first, then what is predicted to be best; None at the end.
+        """The plan to build: nothing and a setting of each pass first, then what promises most; None at the end.
 
-        Of each pass one setting comes before the second of any, so that little time tells something of all, and half of
-        the mildest where that loses too much. What is stronger than one that loses more than training may bring back is
-        left out. Before a plan that trains comes the same without training, which says what it gains in a fraction of
-        the time. In the end strengths are tried between the best plan's and one that loses too much, and between that
-        of a plan that loses little too much and a milder one; and trainings of the best one, where it loses most of the
-        budget: of many plans that were tried the best one's loss is low in part by chance.
+        Half of a pass's mildest strength comes at once where that loses too much. A plan promises what it is predicted
+        to gain beyond the best one, by the share of its loss that the budget allows, without training. Before it come
+        those of its steps that weren't tried alone, and then the same without training, which says what it gains in a
+        fraction of the time. Settings of which nothing can be predicted come behind all that promise something, but
+        for those that are stronger than one that loses more than training may bring back. In the end strengths are
+        tried between the best plan's and one that loses too much, and between that of a plan that loses little too much
+        and a milder one; and trainings of the best one, where it loses most of the budget: of many plans that were
+        tried the best one's loss is low in part by chance.
         """
         return next(iter(self.ahead(plans, 1)), None)
 
     def ahead(self, plans: Sequence[Plan], count: int) -> list[Plan]:
         """The plan to build, and some that are likely to be next."""
         every = self._with_new_strengths(plans)
-        singles = _in_turn(plan for plan in every if len(plan.steps) <= 1)
-        first = [plan for plan in singles if plan.key not in self._known and not self._is_lost(plan)]
-        if first:
-            return [*self._milder(), *first][:count]
         left = [plan for plan in every if plan.key not in self._known]
-        hopeful = [
-            (predicted[0], plan)
-            for plan in left
-            if (predicted := self._predicted(plan)) is not None
-            and predicted[0] >= self._least
-            and predicted[1] <= self._budget * _HOPE
-        ]
-        hopeful.sort(key=lambda item: -item[0])
-        chosen = [plan for _, plan in hopeful] or list(islice(self._last(left, plans), count))
-        found = [plan if plan.untrained.key in self._known else plan.untrained for plan in chosen]
+        singles = [plan for plan in left if len(plan.steps) <= 1]
+        tried = {_names(point.plan) for point in self.points}
+        first = {names: plan for plan in reversed(singles) if (names := _names(plan)) not in tried}
+        untried = [plan for plan in singles if plan in first.values()]
+        milder = self._milder() if untried else ()
+        promising = sorted((plan for plan in left if self._promise(plan) > 0), key=self._promise, reverse=True)
+        unknown = [plan for plan in singles if self._predicted(plan) is None and not self._is_lost(plan)]
+        found = [*milder, *untried, *(it for plan in promising for it in self._leading_to(plan)), *unknown]
+        if not found:
+            last = islice(self._last(left, plans), count)
+            found = [plan if plan.untrained.key in self._known else plan.untrained for plan in last]
         return list({plan.key: plan for plan in found}.values())[:count]
+
+    def _promise(self, plan: Plan) -> float:
+        """What a plan may gain beyond the best one, by how likely it keeps the budget; 0 where it isn't worth it."""
+        predicted, untrained = self._predicted(plan), self._predicted(plan.untrained)
+        if predicted is None or predicted[0] < self._least or predicted[1] > self._budget * _HOPE:
+            return 0.0
+        loss = predicted[1] if untrained is None else untrained[1]
+        best = 1.0 if self.best is None else self._gain(self.best)
+        return (predicted[0] / best - 1) * min(1.0, self._budget / max(loss, self._budget / 100))
+
+    def _leading_to(self, plan: Plan) -> Iterator[Plan]:
+        """What is to be known before a plan is built, and the plan."""
+        alone = [Plan((step,)) for step in plan.untrained.steps]
+        yield from (it for it in (*alone, plan.untrained, plan) if it.key not in self._known)
 
     def _with_new_strengths(self, plans: Sequence[Plan]) -> list[Plan]:
         """The plans, and the same with strengths of their first step that were tried since, which weren't given."""
@@ -181,17 +194,20 @@ class Guess:
         return gain * self._factor(plan.last, gain), loss + max(single.drop, 0.0)
 
     def _asked_for(self, last: Plan, gain: float, loss: float) -> tuple[float, float] | None:
-        """What a step that is asked for a speed-up gives, and costs by the same step with others; None for another."""
+        """What a step that is asked for a speed-up gives, and costs by the same step with others; None for another.
+
+        Beyond what was tried, costs go on as they rose last.
+        """
         speedup = options_of(last.steps[0]).get("speedup")
         if not isinstance(speedup, float) or self._goal != "latency":
             return None
-        known = [
-            (value, max(point.drop, 0.0))
-            for point in self.points
-            if (value := _strength(point.plan, last, 0, "speedup")) is not None and point.artifact is not None
-        ]
-        speedups, drops = zip((1.0, 0.0), *sorted(known), strict=True)
-        return gain * speedup, loss + float(np.interp(speedup, speedups, drops))
+        tried = {1.0: 0.0, **{value: max(drop, 0.0) for value, drop in sorted(self._tried(last, "speedup"))}}
+        speedups, costs = np.array(list(tried.items())).T
+        cost = np.interp(speedup, speedups, costs)
+        if len(tried) > 1 and speedup > speedups[-1]:
+            slope = (costs[-1] - costs[-2]) / (speedups[-1] - speedups[-2])
+            cost += max(slope, 0.0) * (speedup - speedups[-1])
+        return gain * speedup, loss + float(cost)
 
     def _factor(self, last: Plan, gain: float) -> float:
         """What a step multiplies the gain of a plan by."""
@@ -266,12 +282,8 @@ class Guess:
         return gain > self._gain(point) if is_right else gain < self._gain(point)
 
 
-def _in_turn(singles: Iterable[Plan]) -> list[Plan]:
-    """Nothing, the first setting of each pass, the second ones, and so on."""
-    settings: dict[str, list[Plan]] = {}
-    for plan in singles:
-        settings.setdefault("".join(map(name_of, plan.steps)), []).append(plan)
-    return [plan for turn in zip_longest(*settings.values()) for plan in turn if plan is not None]
+def _names(plan: Plan) -> tuple[str, ...]:
+    return tuple(map(name_of, plan.steps))
 
 
 def _with_strength(single: Plan, option: str, value: float) -> Plan:

@@ -29,12 +29,17 @@ from ..ir.types import TensorType
 from ..passes.base import Profile, Profiler
 from ..passes.profit import named
 from ..targets import Target
+from .measurement import FEWEST_ROUNDS
 from .provenance import versions
 from .results import plain
 
 _AT_ONCE = 4
 """How many graphs are timed in turn with the first one."""
 _MOST_ROWS = 100_000
+_SURE = 0.005
+"""The standard error of a ratio of times, relative to it, that is small enough."""
+_ERROR_OF_MEDIAN = 0.93
+"""The standard error of a median of normal values, times the root of their number, over the distance of quartiles."""
 
 
 class LatencyTable:
@@ -179,13 +184,13 @@ class TableTiming:
 
     def rounds(self, graphs: Sequence[Graph]) -> list[np.ndarray]:
         """See `Timing`."""
-        return [profile.rounds for profile in self.profile(graphs, by_layer=False)]
+        return [profile.rounds for profile in self.profile(graphs, by_layer=False, settled=_is_steady)]
 
     def _measure(
         self, graphs: Sequence[tuple[Graph, Mapping[str, str]]], whole: Mapping[str, str] | None = None
     ) -> None:
         """Add rows for graphs; where the first one's are known, the others' are brought to their scale."""
-        profiles = self.profile([named(graph) for graph, _ in graphs])
+        profiles = self.profile([named(graph) for graph, _ in graphs], wholes=False)
         scale = 1.0
         if whole is not None:
             known = sum(self.table.rows[text] for text in whole.values())
@@ -195,6 +200,13 @@ class TableTiming:
             for name, text in held.items():
                 rows.setdefault(text, []).append(scale * profile.modules.get(name, 0.0))
         self.table.add({text: float(np.mean(seconds)) for text, seconds in rows.items()})
+
+
+def _is_steady(rounds: np.ndarray) -> bool:
+    """Whether it is known how many times as fast as the first graph the others are: by the quartiles over rounds."""
+    count = rounds.shape[1]
+    lower, middle, upper = np.quantile(rounds[1:] / rounds[:1], (0.25, 0.5, 0.75), axis=1)
+    return count >= FEWEST_ROUNDS and bool((_ERROR_OF_MEDIAN * (upper - lower) <= _SURE * middle * count**0.5).all())
 
 
 def _total(profile: Profile, names: Mapping[str, str]) -> float:

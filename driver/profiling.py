@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ..backends import Backend, find_backend
 from ..backends.base import NodeTimes
 from ..backends.legal import legalized
@@ -32,26 +34,35 @@ class GraphProfiler:
     sample: Feeds
 
     def __call__(
-        self, graphs: Sequence[Graph], *, by_layer: bool = True, settled: Settled | None = None
+        self,
+        graphs: Sequence[Graph],
+        *,
+        wholes: bool = True,
+        by_layer: bool = True,
+        settled: Settled | None = None,
     ) -> list[Profile]:
         """Time graphs as wholes, in turn, and their operators; see `Profiler`.
 
         Raises:
             TargetError: the backend can't run them, or doesn't tell what operators take.
         """
-        with workspace() as scratch:
+        rounds: Sequence[np.ndarray] = [np.empty(0)] * len(graphs)
+        times = [NodeTimes({}, {})] * len(graphs)
+        if by_layer:
             legal = [legalized(graph, self.target, self.backend) for graph in graphs]
-            nothing = [NodeTimes({}, {})] * len(legal)
-            times = self.backend.node_times(legal, self.target, self.sample) if by_layer else nothing
+            times = self.backend.node_times(legal, self.target, self.sample)
+        if wholes:
+            rounds = self._wholes(graphs, settled)
+        return [Profile(own, held.modules, held.conversions) for own, held in zip(rounds, times, strict=True)]
+
+    def _wholes(self, graphs: Sequence[Graph], settled: Settled | None) -> list[np.ndarray]:
+        with workspace() as scratch:
             models = [
                 lower(graph, self.backend, self.target, Path(scratch, str(number)))
                 for number, graph in enumerate(graphs)
             ]
-            latencies = interleaved([lambda model=it.executable: model.run(self.sample) for it in models], settled)
-        return [
-            Profile(latency.rounds, held.modules, held.conversions)
-            for latency, held in zip(latencies, times, strict=True)
-        ]
+            runs = [lambda model=it.executable: model.run(self.sample) for it in models]
+            return [latency.rounds for latency in interleaved(runs, settled)]
 
 
 def profiler(choice: str | None, target: Target, sample: Feeds | None) -> Profiler | None:

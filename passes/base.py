@@ -59,7 +59,7 @@ class Profile:
 
     Attributes:
         rounds: seconds of one inference of the whole model, float[rounds]; graphs that are profiled together run in
-            turn, so that their rounds are comparable one by one.
+            turn, so that their rounds are comparable one by one; none where whole models weren't timed.
         modules: seconds of the operators, by the module path that their nodes have; empty where they weren't timed.
         conversions: of these, the seconds of QuantizeLinear and DequantizeLinear that run by themselves.
     """
@@ -101,14 +101,16 @@ class Profiler(Protocol):
         self,
         graphs: Sequence[Graph],
         *,
+        wholes: bool = True,
         by_layer: bool = True,
         settled: Callable[[np.ndarray], bool] | None = None,
     ) -> Sequence[Profile]:
-        """Time graphs as wholes and, if that is asked for, the operators of each layer, which takes as long again.
+        """Time graphs as wholes and the operators of each layer, of which either takes about as long as the other.
 
         Args:
             graphs: to time.
-            by_layer: whether operators are timed as well.
+            wholes: whether graphs are timed as wholes.
+            by_layer: whether operators are timed.
             settled: whether the rounds so far, in seconds, float[graphs, rounds], are enough; they are few then.
         """
         ...

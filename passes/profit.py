@@ -42,7 +42,7 @@ def _is_faster(rounds: np.ndarray) -> bool:
 
 def slower_layers(profile: Profiler, before: Graph, after: Graph) -> Mapping[str, str]:
     """The layers that take longer in a graph than in the one before, and how long, by the modules of their nodes."""
-    old, new = profile([before, after])
+    old, new = profile([before, after], wholes=False)
     return {
         name: f"{show_seconds(new.modules[name])} where it took {show_seconds(seconds)}"
         for name, seconds in old.modules.items()

@@ -36,16 +36,36 @@ def guess(*points: Point) -> Guess:
 SINGLES = (point(1.5, 0.02, HALF), point(2.0, 0.04, MOST), point(2.0, 0.001, "quantize"))
 
 
-def test_one_setting_of_each_technique_comes_first_and_then_the_best_prediction() -> None:
+def test_one_setting_of_each_technique_comes_first_and_then_what_promises_most() -> None:
     known = guess(point(1.5, 0.04, HALF))
-    assert [str(plan) for plan in known.ahead(PLANS, 3)] == ["quantize", "prune-channels{flops=0.7}"]
+    expected = ["quantize", "prune-channels{flops=0.5} + distill", "prune-channels{flops=0.7}"]
+    assert [str(plan) for plan in known.ahead(PLANS, 3)] == expected
     # with distillation, it is predicted to gain 4.0 and to lose 0.009; without, it says what it gains before it trains
     assert guess(*SINGLES).next(PLANS) == Plan((MOST, "quantize"))
 
 
+def test_what_combines_two_that_keep_the_budget_comes_before_what_loses_too_much_without_training() -> None:
+    strengths = [{"prune-channels": {"speedup": it}} for it in (1.5, 1.25, 2.0)]
+    techniques = [strengths, ["distill"], ["quantize"]]
+    plans = plans_of(make_recipe({"model": "net.onnx", "search": {"passes": techniques}}))
+    half, mild, most = strengths
+    known = guess(point(1.5, 0.05, half), point(1.25, 0.002, mild), point(1.6, 0.001, "quantize"))
+    assert known.next(plans) == Plan((mild, "quantize"))
+    known.learn(point(2.0, 0.003, mild, "quantize"))
+    assert known.next(plans) == Plan((half, "quantize"))  # which says what training it is worth
+    assert most not in [plan.steps[0] for plan in known.ahead(plans, 9)]  # by what half of it loses
+
+
+def test_a_step_is_tried_alone_before_others_follow_it() -> None:
+    mild, strong = ({"prune-channels": {"speedup": it}} for it in (1.5, 2.0))
+    known = guess(point(1.5, 0.0, mild), point(1.6, 0.0, "quantize"))
+    ahead = known.ahead(plans_of_speedups(mild, strong), 2)
+    assert ahead == [Plan((strong,)), Plan((strong, "quantize"))]
+
+
 def test_a_plan_that_trains_is_predicted_by_the_same_without() -> None:
     trained = Plan((MOST, "distill", "quantize"))
-    known = guess(*SINGLES, point(3.0, 0.05, MOST, "quantize"))
+    known = guess(*SINGLES, point(2.0, 0.05, HALF, "quantize"), point(3.0, 0.05, MOST, "quantize"))
     assert known.gain(trained) == 3.0
     assert known.next(PLANS) == trained
     slow = guess(*SINGLES, point(1.9, 0.05, MOST, "quantize"), point(1.8, 0.05, HALF, "quantize"))
@@ -151,12 +171,14 @@ def test_where_every_strength_loses_too_much_one_nearer_to_nothing_is_tried() ->
 
 
 def test_what_is_stronger_than_what_is_lost_is_left_out() -> None:
-    steps = [{"prune-channels": {"speedup": it}} for it in (1.5, 2.0, 3.0)]
+    steps = [{"prune-channels": {"flops": it}} for it in (0.3, 0.5, 0.7)]
     plans = plans_of_speedups(*steps)
-    known = guess(point(2.4, 0.008, steps[0]), point(1.3, 0.0, "quantize"), point(2.9, 0.07, steps[1]))
-    assert known.next(plans) == Plan((steps[2],))  # training may bring back so much
-    known.learn(point(2.9, 0.08, steps[1]))
-    assert known.next(plans) != Plan((steps[2],))
+    first, second, third = steps
+    known = guess(point(2.4, 0.008, first), point(1.1, 0.0, "quantize"), point(2.5, 0.008, first, "quantize"))
+    known.learn(point(2.9, 0.07, second))
+    assert known.next(plans) == Plan((third,))  # training may bring back so much
+    known.learn(point(2.9, 0.08, second))
+    assert known.next(plans) != Plan((third,))
 
 
 def test_the_front_holds_what_nothing_beats() -> None:

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from planish.driver.latencies import LatencyTable, TableTiming
+from planish.driver.measurement import Settled
 from planish.ir.builder import Builder
 from planish.ir.graph import Graph
 from planish.ir.types import DType, TensorType
@@ -30,7 +32,7 @@ class Machine:
     def __init__(self, speed: float = 1.0) -> None:
         self.speed, self.timed = speed, 0
 
-    def __call__(self, graphs: Sequence[Graph], *, by_layer: bool = True) -> list[Profile]:
+    def __call__(self, graphs: Sequence[Graph], *, wholes: bool = True, by_layer: bool = True) -> list[Profile]:
         self.timed += len(graphs)
         return [
             Profile(
@@ -73,6 +75,20 @@ def test_new_rows_are_on_the_scale_of_the_old_ones(tmp_path: Path) -> None:
     slowed = TableTiming(Machine(speed=3.0), LatencyTable(lambda: path), {})
 
     assert seconds(slowed, whole, convolutions(6, 4))[1][0] == 6
+
+
+@pytest.mark.parametrize(("spread", "rounds"), [(0.0, 7), (0.01, 7), (0.04, 25)])
+def test_whole_graphs_are_timed_until_their_ratio_is_sure(spread: float, rounds: int) -> None:
+    ratios = 2.0 + spread * np.resize([-1.0, 0.0, 1.0], 25)
+
+    def machine(graphs: Sequence[Graph], *, settled: Settled, **_: object) -> list[Profile]:
+        every = np.array([ratios, np.ones(25)])
+        count = next((count for count in range(1, 25) if settled(every[:, :count])), 25)
+        return [Profile(row, {}, {}) for row in every[:, :count]]
+
+    graph = convolutions(2)
+    before, after = TableTiming(machine, LatencyTable(), {}).rounds([graph, graph])
+    assert len(before) == len(after) == rounds
 
 
 def test_a_broken_table_is_measured_anew(tmp_path: Path) -> None:

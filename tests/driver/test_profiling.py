@@ -47,6 +47,9 @@ def test_operators_count_for_their_modules():
     (as_a_whole,) = time([graph], by_layer=False)
     assert as_a_whole.seconds > 0
     assert not as_a_whole.modules
+    (in_parts,) = time([graph], wholes=False)
+    assert in_parts.modules
+    assert not in_parts.rounds.size
 
 
 @pytest.mark.parametrize("channels", [16, 13])
