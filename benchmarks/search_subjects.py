@@ -112,7 +112,7 @@ def text_lines(part: str) -> Iterator[dict[str, Any]]:
     """Drawn lines of text; those of each part are others."""
     data = _example("ocr", "data")
     if part == "calibration":
-        yield from data.calibration(512)
+        yield from data.calibration(256)
     else:
         yield from data.test(800)
 
