@@ -50,7 +50,7 @@ QUANTIZE, DYNAMIC, MIXED = "quantize", {"quantize": {"scheme": "int8-dynamic"}},
 SPEEDUPS = (1.5, 2.0, 2.5, 3.0)
 RATIOS = (0.5, 0.625, 0.75)
 DISTILL = {"distill": {"temperature": 1.0}}
-LONG_DISTILL = {"distill": {"temperature": 1.0, "epochs": 40}}
+LONG_DISTILLS = [{"distill": {"temperature": 1.0, "epochs": epochs}} for epochs in (40, 160)]
 PRESETS: Sequence[Step] = (
     QUANTIZE,
     DYNAMIC,
@@ -127,7 +127,7 @@ def _recipe(model: Model, root: Path, cache: Path) -> Recipe:
     strengths = [*({"speedup": speedup} for speedup in SPEEDUPS), *({"ratio": ratio} for ratio in RATIOS)]
     prunings = [{"prune-channels": strength} for strength in strengths]
     quantizations: list[Step] = [QUANTIZE, DYNAMIC] if model in (Model.VIT, Model.MINILM) else [QUANTIZE]
-    distillations = [DISTILL, LONG_DISTILL] if model in (Model.CNN, Model.VIT) else [DISTILL]
+    distillations = [DISTILL, *LONG_DISTILLS] if model in (Model.CNN, Model.VIT) else [DISTILL]
     if model is Model.OCR:
         quantizations.append(MIXED)
     trained = {"root": str(root), "cache": str(cache)}

@@ -20,6 +20,8 @@ Run: TypeAlias = Callable[[Feeds], Sequence[np.ndarray]]
 
 _RESAMPLES, _FEWEST, _SECONDS = 1000, 8, 2.0
 """How often batches are drawn anew, from how many at the least, and for how long."""
+_LEAST_RESAMPLES, _ENOUGH_RESAMPLES = 3, 200
+"""The fewest resamples of which a standard deviation, and of which percentiles say something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,9 @@ def find_metric(name: str, folder: Path) -> Metric:
 def drop_interval(metric: Metric, before: Score, after: Score) -> tuple[float, float] | None:
     """A 95 % interval of how much worse a metric gets, by a paired bootstrap; None if there is too little to draw from.
 
-    Source: B. Efron and R. Tibshirani, An Introduction to the Bootstrap (1993), percentile intervals.
+    Where there was time for few resamples of a slow metric, their standard deviation tells it, by Student's t.
+
+    Source: B. Efron and R. Tibshirani, An Introduction to the Bootstrap (1993), percentile and standard intervals.
     """
     if before.hits is not None and after.hits is not None and before.hits.size:
         change = before.hits.astype(int) - after.hits.astype(int)
@@ -127,8 +131,13 @@ def drop_interval(metric: Metric, before: Score, after: Score) -> tuple[float, f
     else:
         drops = np.array([metric.drop(*pair) for pair in zip(before.resamples, after.resamples, strict=False)])
         drops = drops[np.isfinite(drops)]
-    if not drops.size:
+    if drops.size < _LEAST_RESAMPLES:
         return None
+    if drops.size < _ENOUGH_RESAMPLES:
+        from scipy.special import stdtrit  # imported ten times as fast as scipy.stats
+
+        drop, reach = metric.drop(before.value, after.value), float(stdtrit(drops.size - 1, 0.975) * drops.std(ddof=1))
+        return drop - reach, drop + reach
     low, high = np.quantile(drops, (0.025, 0.975))
     return float(low), float(high)
 

@@ -19,18 +19,21 @@ _NOISE = 1.25
 """How many times as fast as another a plan has to be measured, at another time, to be faster for sure."""
 _RISE = 3
 """The power that what a speed-up costs is expected to rise with: 1.5, 2 and 2.5 times lost 0.4, 3.4 and 11 % of OCR."""
+_UNTOUCHED = 0.5
+"""The share of the time of the faster of two models that passes are expected to have left alone in both."""
 _NEUTRAL = {"speedup": 1.0, "flops": 0.0, "ratio": 0.0}
 """Strengths with which a pass does nothing."""
-_NEAR = 0.1
+_NEAR = 0.03
 """How far apart two strengths are at the most, relative to the larger, between which none is looked for."""
 
 
 class Guess:
     """Predicts what plans give and cost from those that were built, and says which is to be built next.
 
-    Speed-ups of steps multiply, and losses add up. A step that is asked for a speed-up is taken to give it. What
-    another one multiplies by goes by how fast the plan before it is, from one pair of plans with and without it to the
-    next. A plan that trains takes as long as the same one without: what is measured of either is noise beside that.
+    Losses add up, and speed-ups multiply as far as steps change the same layers. A step that is asked for a speed-up
+    is taken to give it. What another one multiplies by goes by how fast the plan before it is, from one pair of plans
+    with and without it to the next. A plan that trains takes as long as the same one without: what is measured of
+    either is noise beside that.
 
     Args:
         budget: how far the metric may drop.
@@ -213,13 +216,30 @@ class Guess:
     def _factor(self, last: Plan, gain: float) -> float:
         """What a step multiplies the gain of a plan by."""
         pairs = sorted(
-            (math.log(self._gain(before)), math.log(self._gain(after) / self._gain(before)))
+            (self._gain(before), self._gain(after) / self._gain(before))
             for after in self.points
             if after.artifact is not None and after.plan.last == last
             if (before := self._built(after.plan.parent)) is not None
         )
-        gains, factors = [gain for gain, _ in pairs], [factor for _, factor in pairs]
-        return math.exp(float(np.interp(math.log(gain), gains, factors))) if pairs else 1.0
+        if not pairs:
+            return 1.0
+        (least, alone), *_ = pairs
+        expected = [self._after(faster / least, alone) for faster, _ in pairs]
+        off = [math.log(factor / it) for (_, factor), it in zip(pairs, expected, strict=True)]
+        usual = float(np.interp(math.log(gain), [math.log(faster) for faster, _ in pairs], off))
+        return self._after(gain / least, alone) * math.exp(usual)
+
+    def _after(self, faster: float, alone: float) -> float:
+        """What a step multiplies the gain of a plan by that is so many times as fast, if alone it does by `alone`.
+
+        Sizes multiply. So does what two techniques leave of the time of those layers that they make faster; others go
+        on taking what they took, which is expected to be a share of the time of the faster one of the two.
+        """
+        if self._goal != "latency":
+            return alone
+        first, second = 1 / faster, 1 / alone
+        others = _UNTOUCHED * min(first, second, 1.0)
+        return first / (others + (first - others) * (second - others) / (1 - others))
 
     def _brings_back(self, last: Plan) -> float:
         """The share of a loss that a distillation brings back, by the plans that were built with and without it."""

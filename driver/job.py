@@ -114,8 +114,12 @@ class Job:
         return is_native and not runs_here(self.target.architecture, self.target.features)
 
     def score(self, run: Run, *, resamples: bool = False) -> Score | None:
-        """The metric of a model; with resamples where it is to be compared with another's."""
-        return None if self.metric is None else evaluate(self.metric, run, self.evaluation, resamples=resamples)
+        """The metric of a model; with resamples where an interval of its difference from another's is wanted."""
+        return (
+            None
+            if self.metric is None
+            else evaluate(self.metric, run, self.evaluation, resamples=resamples and not self.is_trial)
+        )
 
 
 def prepare(recipe: Recipe, reporter: Reporter, instruments: Sequence[Instrument] = ()) -> Job:

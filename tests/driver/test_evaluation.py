@@ -86,3 +86,18 @@ def test_any_metric_is_drawn_anew_in_pairs() -> None:
     assert 0 < interval[0] < metric.drop(good.value, bad.value) < interval[1]
     few = evaluate(metric, lambda feeds: [feeds["x"]], batches[:3], resamples=True)
     assert drop_interval(metric, few, few) is None
+
+
+@pytest.mark.parametrize(("count", "reach"), [(2, None), (4, 3.182), (10, 2.262)])
+def test_an_interval_by_few_resamples_is_as_wide_as_these_are_uncertain(count: int, reach: float | None) -> None:
+    """A slow metric gives few: the smallest and the largest of four would hold the drop in 88 % of cases at best."""
+    good, bad = (
+        Score(value, resamples=list(value + spread * np.resize([-1.0, 1.0], count)))
+        for value, spread in ((0.9, 0.0), (0.8, 0.01))
+    )
+    interval = drop_interval(find_metric("spearman", Path()), good, bad)
+    if reach is None:
+        assert interval is None
+    else:
+        half = reach * 0.01 * (count / (count - 1)) ** 0.5
+        assert interval == pytest.approx((0.1 - half, 0.1 + half), rel=1e-3)
