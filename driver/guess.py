@@ -72,7 +72,7 @@ class Guess:
     def next(self, plans: Sequence[Plan]) -> Plan | None:
         """The plan to build: nothing and a setting of each pass first, then what promises most; None at the end.
 
-        Half of a pass's mildest strength comes at once where that loses too much. A plan promises what it is predicted
+        Settings that differ in more than numbers count as different passes here. Half of a pass's mildest strength comes at once where that loses too much. A plan promises what it is predicted
         to gain beyond the best one, by the share of its loss that the budget allows, without training. Before it come
         those of its steps that weren't tried alone, and then the same without training, which says what it gains in a
         fraction of the time. Settings of which nothing can be predicted come behind all that promise something, but
@@ -88,8 +88,8 @@ class Guess:
         every = self._with_new_strengths(plans)
         left = [plan for plan in every if plan.key not in self._known]
         singles = [plan for plan in left if len(plan.steps) <= 1]
-        tried = {_names(point.plan) for point in self.points}
-        first = {names: plan for plan in reversed(singles) if (names := _names(plan)) not in tried}
+        tried = {_kind(point.plan) for point in self.points}
+        first = {kind: plan for plan in reversed(singles) if (kind := _kind(plan)) not in tried}
         untried = [plan for plan in singles if plan in first.values()]
         milder = self._milder() if untried else ()
         promising = sorted((plan for plan in left if self._promise(plan) > 0), key=self._promise, reverse=True)
@@ -303,8 +303,13 @@ class Guess:
         return gain > self._gain(point) if is_right else gain < self._gain(point)
 
 
-def _names(plan: Plan) -> tuple[str, ...]:
-    return tuple(map(name_of, plan.steps))
+def _kind(plan: Plan) -> str:
+    """The same for plans that differ in numbers alone, which `bool` are not."""
+    texts = [
+        [name_of(step), *(f"{key}={value}" for key, value in options_of(step).items() if type(value) in (bool, str))]
+        for step in plan.steps
+    ]
+    return str(texts)
 
 
 def _with_strength(single: Plan, option: str, value: float) -> Plan:

@@ -44,6 +44,15 @@ def test_one_setting_of_each_technique_comes_first_and_then_what_promises_most()
     assert guess(*SINGLES).next(PLANS) == Plan((HALF, "quantize"))
 
 
+def test_another_scheme_comes_as_soon_as_another_pass() -> None:
+    dynamic, few = ({"quantize": it} for it in ({"scheme": "int8-dynamic"}, {"samples": 8}))
+    plans = plans_of(
+        make_recipe({"model": "net.onnx", "search": {"passes": [[HALF, MOST], ["quantize", few, dynamic]]}})
+    )
+    ahead = guess().ahead(plans, 5)
+    assert ahead == [Plan((it,)) for it in (HALF, "quantize", dynamic, MOST, few)]
+
+
 def test_what_combines_two_that_keep_the_budget_comes_before_what_loses_too_much_without_training() -> None:
     strengths = [{"prune-channels": {"speedup": it}} for it in (1.5, 1.25, 2.0)]
     techniques = [strengths, ["distill"], ["quantize"]]
