@@ -72,14 +72,16 @@ class Guess:
     def next(self, plans: Sequence[Plan]) -> Plan | None:
         """The plan to build: nothing and a setting of each pass first, then what promises most; None at the end.
 
-        Settings that differ in more than numbers count as different passes here. Half of a pass's mildest strength comes at once where that loses too much. A plan promises what it is predicted
-        to gain beyond the best one, by the share of its loss that the budget allows, without training. Before it come
-        those of its steps that weren't tried alone, and then the same without training, which says what it gains in a
-        fraction of the time. Settings of which nothing can be predicted come behind all that promise something, but
-        for those that are stronger than one that loses more than training may bring back. In the end strengths are
-        tried between the best plan's and one that loses too much, and between that of a plan that loses little too much
-        and a milder one; and trainings of the best one, where it loses most of the budget: of many plans that were
-        tried the best one's loss is low in part by chance.
+        Settings that differ in more than numbers count as different passes here. Half of a pass's mildest strength
+        comes at once where that loses too much. A plan promises what it is predicted to gain beyond the best one, by
+        the share of its loss, without training, that the budget allows. Before it come those of its steps that weren't
+        tried alone, and then the same without training, which says what it gains in a fraction of the time.
+
+        Settings of which nothing can be predicted come behind all that promise something, but for those that are
+        stronger than one that loses more than training may bring back. In the end strengths are tried between the best
+        plan's and one that loses too much, and between that of a plan that loses little too much and a milder one; and
+        trainings of the best one, where it loses most of the budget: of many plans that were tried the best one's loss
+        is low in part by chance.
         """
         return next(iter(self.ahead(plans, 1)), None)
 
