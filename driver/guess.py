@@ -296,9 +296,12 @@ class Guess:
 
     def _is_beyond(self, other: Plan, point: Point, *, is_right: bool) -> bool:
         """Whether a plan is across the budget from another one, as far as that is known."""
+        for count in range(1, len(other.steps) + 1):
+            begun = self._known.get(Plan(other.steps[:count]).key)
+            if begun is not None and begun.artifact is None:  # it may have asked for more than can be had
+                own = self._predicted(Plan(point.plan.steps[:count]))
+                return is_right and own is not None and (begun.predicted or 0.0) > own[0]
         known = self._known.get(other.key)
-        if known is not None and known.artifact is None:  # it may have asked for more than can be had
-            return is_right and (known.predicted or 0.0) > self._gain(point)
         gain = self.gain(other) if known is None else self._gain(known)
         if gain is None or (known is not None and (known.drop > self._budget) != is_right):
             return False

@@ -112,6 +112,9 @@ def test_strengths_between_a_plan_and_one_that_failed_are_tried_with_the_other_t
     assert known.next(plans) == Plan((between,))
     known.learn(point(2.5, 0.014, between))
     assert known.next(plans) == Plan((between, "distill"))
+    trained = guess(point(2.0, 0.012, right), point(2.0, 0.008, right, "distill"))
+    trained.learn(Point(Plan((failed,)), None, "can't be reached", 3.0))
+    assert trained.next(plans) == Plan((between,))  # and then with training, as the best one
 
 
 def test_what_two_techniques_leave_alone_is_half_of_what_the_faster_one_leaves() -> None:
