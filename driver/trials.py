@@ -25,6 +25,9 @@ from .reporter import SILENT, Reporter
 from .results import plain
 from .user_code import isolated_imports
 
+_FIRST_TRAINING = 4.0
+"""How many times as long as what was built so far a training may take of which nothing is known."""
+
 
 @dataclass
 class Trials:
@@ -62,13 +65,15 @@ class Trials:
     def _expected(self, plan: Plan) -> float:
         """The seconds that a plan may take: for each pass that is new, as many as the longest that ended in it.
 
-        Where none did, the longest of all plans counts.
+        Where none did, the longest of all plans counts, and for a training that is the first one several times.
         """
         if not plan.steps or any(it == plan for it, _ in self.taken):
             return 0.0
         last = name_of(plan.steps[-1])
         same = [seconds for it, seconds in self.taken if it.steps and name_of(it.steps[-1]) == last]
-        return max(same or (seconds for _, seconds in self.taken), default=0.0) + self._expected(plan.parent)
+        longest = max(same or (seconds for _, seconds in self.taken), default=0.0)
+        is_first_training = not same and plan.last.untrained != plan.last
+        return longest * (_FIRST_TRAINING if is_first_training else 1.0) + self._expected(plan.parent)
 
     def run(self, plan: Plan) -> Point:
         """Build a plan as a recipe; a plan that fails is a point as well."""
