@@ -94,7 +94,8 @@ class Guess:
         first = {kind: plan for plan in reversed(singles) if (kind := _kind(plan)) not in tried}
         untried = [plan for plan in singles if plan in first.values()]
         milder = self._milder() if untried else ()
-        promising = sorted((plan for plan in left if self._promise(plan) > 0), key=self._promise, reverse=True)
+        promises = {plan.key: self._promise(plan) for plan in left}
+        promising = sorted((it for it in left if promises[it.key] > 0), key=lambda it: -promises[it.key])
         unknown = [plan for plan in singles if self._predicted(plan) is None and not self._is_lost(plan)]
         found = [*milder, *untried, *(it for plan in promising for it in self._leading_to(plan)), *unknown]
         if not found:
@@ -232,10 +233,14 @@ class Guess:
         return self._after(gain / least, alone) * math.exp(usual)
 
     def _after(self, faster: float, alone: float) -> float:
-        """What a step multiplies the gain of a plan by that is so many times as fast, if alone it does by `alone`.
+        """What a step multiplies the gain of a plan by, before any pair of plans tells.
 
-        Sizes multiply. So does what two techniques leave of the time of those layers that they make faster; others go
-        on taking what they took, which is expected to be a share of the time of the faster one of the two.
+        Two techniques multiply what they leave of sizes, and of the time of layers that both make faster. Other layers
+        go on taking what they took, which is expected to be a share of the time of the faster one of the two.
+
+        Args:
+            faster: how many times as fast the plan is.
+            alone: what the step multiplies the gain of a plan by that is as fast as nothing makes it.
         """
         if self._goal != "latency":
             return alone
@@ -309,7 +314,7 @@ class Guess:
 
 
 def _kind(plan: Plan) -> str:
-    """The same for plans that differ in numbers alone, which `bool` are not."""
+    """The same text for plans whose options differ in numbers alone."""
     texts = [
         [name_of(step), *(f"{key}={value}" for key, value in options_of(step).items() if type(value) in (bool, str))]
         for step in plan.steps

@@ -115,11 +115,9 @@ class Job:
 
     def score(self, run: Run, *, resamples: bool = False) -> Score | None:
         """The metric of a model; with resamples where an interval of its difference from another's is wanted."""
-        return (
-            None
-            if self.metric is None
-            else evaluate(self.metric, run, self.evaluation, resamples=resamples and not self.is_trial)
-        )
+        if self.metric is None:
+            return None
+        return evaluate(self.metric, run, self.evaluation, resamples=resamples and not self.is_trial)
 
 
 def prepare(recipe: Recipe, reporter: Reporter, instruments: Sequence[Instrument] = ()) -> Job:
