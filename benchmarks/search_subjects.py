@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from adapters import Classifier
 from quantization_subjects import EXAMPLES
 from quantization_trained import BATCH, SmallCnn, fashion, rated, trained
 from torch import nn
 
 CALIBRATION = 2048
 """Images of clothes, or reviews, that nothing is trained on and passes see."""
-EVALUATION = 4000
+EVALUATION = 6000
 """Reviews to choose and judge by."""
 ROWS = 50
+TEXT = ("input_ids", "attention_mask")
 EPOCHS = {"cnn": 1, "vit": 3}
 
 
@@ -57,34 +57,37 @@ def clothes(root: str, part: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     yield from ((images[start : start + ROWS], labels[start : start + ROWS]) for start in starts)
 
 
+class Rater(nn.Module):
+    """A number for a text by its embedding."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(384, 1)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return self.head(self.encoder(input_ids, attention_mask)).squeeze(-1)
+
+
 def minilm(root: str, cache: str) -> tuple[nn.Module, Any, Any]:
-    """all-MiniLM-L6-v2, as examples/minilm has it, with a linear layer that tells whether a review is kind."""
+    """all-MiniLM-L6-v2, as examples/minilm has it, with a linear layer that rates how kind a review is."""
     encoder, inputs, dynamic = _example("minilm", "model").build()
-    torch.manual_seed(0)
-    module, file = Classifier(encoder), Path(cache, "minilm, head.pt")
-    if file.exists():
-        module.head.load_state_dict(torch.load(file, weights_only=True))
-        return module, inputs, dynamic
-    with torch.no_grad():
-        names = ("input_ids", "attention_mask")
-        found = [encoder(*(torch.from_numpy(batch[name]) for name in names)) for batch in reviews(root, "learning")]
-    embeddings, labels = torch.cat(found), np.concatenate([batch["labels"] for batch in reviews(root, "learning")])
-    optimizer, loss = torch.optim.LBFGS(module.head.parameters(), max_iter=100), nn.CrossEntropyLoss()
-
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
-        value = loss(module.scores(embeddings), torch.from_numpy(labels))
-        value.backward()
-        return value
-
-    optimizer.step(closure)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(module.head.state_dict(), file)
+    module, file = Rater(encoder), Path(cache, "minilm, ratings.pt")
+    if not file.exists():
+        found = list(reviews(root, "learning"))
+        with torch.no_grad():
+            embeddings = [encoder(*(torch.from_numpy(it[name]) for name in TEXT)) for it in found]
+        x = torch.cat([torch.cat(embeddings), torch.ones(sum(map(len, embeddings)), 1)], 1).double()
+        y = torch.from_numpy(np.concatenate([it["labels"] for it in found])).double()
+        *weight, bias = torch.linalg.solve(x.T @ x + torch.eye(385), x.T @ y).float()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"weight": torch.stack(weight)[None], "bias": bias[None]}, file)
+    module.head.load_state_dict(torch.load(file, weights_only=True))
     return module, inputs, dynamic
 
 
 def reviews(root: str, part: str) -> Iterator[dict[str, np.ndarray]]:
-    """Sentences of film reviews, about as many words in a batch, and whether they are kind.
+    """Sentences of film reviews, about as many words in a batch, and how kind readers found them.
 
     Those for `learning` a head, for `calibration` and for `evaluation` are others.
     """
@@ -93,12 +96,12 @@ def reviews(root: str, part: str) -> Iterator[dict[str, np.ndarray]]:
     parts = np.split(order, [-EVALUATION - CALIBRATION, -EVALUATION])
     places = dict(zip(("learning", "calibration", "evaluation"), parts, strict=True))
     chosen = sorted((rows[number] for number in places[part]), key=lambda row: len(row[1]))
-    kind = np.array([rating > 0 for rating, _ in chosen]).astype(int)
+    ratings = np.array([rating for rating, _ in chosen], np.float32)
     inputs = _example("minilm", "data").batches([text for _, text in chosen], ROWS)
-    found = [{**one, "labels": kind[place * ROWS : (place + 1) * ROWS]} for place, one in enumerate(inputs)]
+    found = [{**one, "labels": ratings[place * ROWS : (place + 1) * ROWS]} for place, one in enumerate(inputs)]
     found = [found[place] for place in np.random.default_rng(0).permutation(len(found))]
     if part == "calibration":
-        yield from ({name: one[name] for name in ("input_ids", "attention_mask")} for one in found)
+        yield from ({name: one[name] for name in TEXT} for one in found)
     else:
         yield from found
 
@@ -114,7 +117,7 @@ def text_lines(part: str) -> Iterator[dict[str, Any]]:
     if part == "calibration":
         yield from data.calibration(256)
     else:
-        yield from data.test(800)
+        yield from data.test(1600)
 
 
 def character_error_rate(predictions: Any, labels: Any) -> float:

@@ -124,7 +124,7 @@ def compare(a: str, b: str, target: str, data: str | None, metric: str, folder: 
             outputs=output_differences([port.name for port in first.executable.outputs], outputs[0], outputs[1]),
             metric=None if chosen is None else chosen.name,
             drop=None if chosen is None or scores is None else chosen.drop(*(score.value for score in scores)),
-            drop_interval=None if chosen is None or scores is None else drop_interval(chosen, *scores),
+            drop_interval=None if chosen is None or scores is None else drop_interval(chosen, scores[0], scores[1]),
             flips=changes,
             mcnemar=None if changes is None else mcnemar(changes),
             samples=sum(_rows(batch) for batch in batches),

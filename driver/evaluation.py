@@ -1,7 +1,8 @@
 """Metrics of models before, between and after the passes, and how far apart two models are by one."""
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,10 +19,10 @@ from .user_code import call, resolve, suggestion
 
 Run: TypeAlias = Callable[[Feeds], Sequence[np.ndarray]]
 
-_RESAMPLES, _FEWEST, _SECONDS = 1000, 8, 2.0
-"""How often batches are drawn anew, from how many at the least, and for how long."""
-_LEAST_RESAMPLES, _ENOUGH_RESAMPLES = 3, 200
-"""The fewest resamples of which a standard deviation, and of which percentiles say something."""
+_RESAMPLES, _ENOUGH, _SECONDS = 1000, 200, 2.0
+"""How often batches are drawn anew, how often at the least for percentiles to say something, and for how long."""
+_FEWEST, _GROUPS = 8, 20
+"""How many batches it takes to draw from, and into how many groups they are divided at the most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +53,15 @@ class Score:
     Attributes:
         value: on all batches.
         hits: for a metric that is a share of samples, which ones were right.
-        resamples: the value on batches drawn anew, with replacement, the same ones for every model; empty where it
-            wasn't asked for or there are too few batches.
+        groups: the value on groups of the batches, the same ones for every model; empty where it wasn't asked for, or
+            there are too few batches.
+        resamples: the value on batches drawn anew, with replacement, the same ones for every model; empty where a
+            metric is slow, too.
     """
 
     value: float
     hits: np.ndarray | None = None
+    groups: Sequence[float] = ()
     resamples: Sequence[float] = ()
 
 
@@ -116,30 +120,45 @@ def find_metric(name: str, folder: Path) -> Metric:
     return Metric(name, function)
 
 
-def drop_interval(metric: Metric, before: Score, after: Score) -> tuple[float, float] | None:
-    """A 95 % interval of how much worse a metric gets, by a paired bootstrap; None if there is too little to draw from.
+def drop_interval(metric: Metric, before: Score, after: Score, confidence: float = 0.975) -> tuple[float, float] | None:
+    """How much worse a metric gets at the least and at the most; None if there are too few samples to tell.
 
-    Where there was time for few resamples of a slow metric, their standard deviation tells it, by Student's t.
+    It goes by which samples change sides where the metric is a share of them, by a paired bootstrap of other metrics,
+    and by how the drops of groups of samples scatter where a metric is slow.
 
-    Source: B. Efron and R. Tibshirani, An Introduction to the Bootstrap (1993), percentile and standard intervals.
+    Args:
+        metric: that was computed.
+        before: of one model.
+        after: of the other, on the same samples.
+        confidence: that each end is right with; 0.975 makes an interval of 95 %.
+
+    Source: A. Agresti and Y. Min, Simple Improved Confidence Intervals for Comparing Matched Proportions (Statistics in
+    Medicine, 2005); B. Efron and R. Tibshirani, An Introduction to the Bootstrap (1993), percentile intervals;
+    K. Wolter, Introduction to Variance Estimation (1985), random groups.
     """
-    if before.hits is not None and after.hits is not None and before.hits.size:
-        change = before.hits.astype(int) - after.hits.astype(int)
-        shares = [float(np.mean(change == one)) for one in (1, -1, 0)]
-        drawn = np.random.default_rng(0).multinomial(change.size, shares, 2000) / change.size
-        drops = drawn[:, 0] - drawn[:, 1]
-    else:
-        drops = np.array([metric.drop(*pair) for pair in zip(before.resamples, after.resamples, strict=False)])
-        drops = drops[np.isfinite(drops)]
-    if drops.size < _LEAST_RESAMPLES:
-        return None
-    if drops.size < _ENOUGH_RESAMPLES:
-        from scipy.special import stdtrit  # imported ten times as fast as scipy.stats
+    from scipy.special import ndtri, stdtrit  # imported ten times as fast as scipy.stats
 
-        drop, reach = metric.drop(before.value, after.value), float(stdtrit(drops.size - 1, 0.975) * drops.std(ddof=1))
-        return drop - reach, drop + reach
-    low, high = np.quantile(drops, (0.025, 0.975))
-    return float(low), float(high)
+    changes = flips(before, after)
+    if changes is not None and before.hits is not None and before.hits.size:
+        count, difference = before.hits.size + 2, changes[0] - changes[1]
+        middle, deviation = difference / count, math.sqrt(sum(changes) + 1 - difference**2 / count) / count
+        reach = float(ndtri(confidence)) * deviation
+        return max(middle - reach, -1.0), min(middle + reach, 1.0)
+    drops = _drops(metric, before.resamples, after.resamples)
+    if drops.size >= _ENOUGH:
+        low, high = np.quantile(drops, (1 - confidence, confidence))
+        return float(low), float(high)
+    drops = _drops(metric, before.groups, after.groups)
+    if drops.size < _FEWEST:
+        return None
+    drop, reach = metric.drop(before.value, after.value), float(stdtrit(drops.size - 1, confidence))
+    deviation = float(drops.std(ddof=1)) / math.sqrt(drops.size)
+    return drop - reach * deviation, drop + reach * deviation
+
+
+def _drops(metric: Metric, before: Sequence[float], after: Sequence[float]) -> np.ndarray:
+    drops = np.array([metric.drop(*pair) for pair in zip(before, after, strict=False)])
+    return drops[np.isfinite(drops)]
 
 
 def flips(before: Score, after: Score) -> tuple[int, int] | None:
@@ -167,17 +186,40 @@ def evaluate(metric: Metric, run: Run, batches: Sequence[Batch], *, resamples: b
         metric: to compute.
         run: the model.
         batches: with labels.
-        resamples: whether to compute it on batches drawn anew as well, unless that takes long.
+        resamples: whether to compute it on groups of batches as well, and on batches drawn anew unless that takes long.
 
     Raises:
         ModelError: the metric fails, or is no finite number.
     """
     predictions = [list(run(batch.inputs)) for batch in batches]
     labels = [batch.labels for batch in batches]
+    start = time.monotonic()
     value = _value(metric, predictions, labels)
+    seconds = time.monotonic() - start
     if metric.function in HITS:
         return Score(value, HITS[metric.function](predictions, labels))
-    return Score(value, resamples=_resampled(metric, predictions, labels) if resamples else ())
+    count = len(labels)
+    if not resamples or count < _FEWEST:
+        return Score(value)
+
+    def on(places: Iterable[int]) -> float:
+        try:
+            return _value(metric, [predictions[place] for place in places], [labels[place] for place in places])
+        except ModelError:  # some samples may have no metric: all labels the same
+            return math.nan
+
+    groups = count // math.ceil(count / _GROUPS)
+    drawn = _draws(count) if seconds * _ENOUGH <= _SECONDS else ()
+    return Score(value, None, [on(range(first, count, groups)) for first in range(groups)], list(map(on, drawn)))
+
+
+def _draws(count: int) -> Iterator[np.ndarray]:
+    """Places of batches drawn anew, as often as there is time for."""
+    draw, end = np.random.default_rng(0), time.monotonic() + _SECONDS
+    for _ in range(_RESAMPLES):
+        yield draw.integers(0, count, count)
+        if time.monotonic() > end:
+            return
 
 
 def _value(metric: Metric, predictions: Predictions, labels: Sequence[Any]) -> float:
@@ -185,19 +227,6 @@ def _value(metric: Metric, predictions: Predictions, labels: Sequence[Any]) -> f
     if value.ndim or value.dtype.kind not in "fiu" or not np.isfinite(value):
         raise ModelError(f"the metric {metric.name} is {value}, not a finite number")
     return float(value)
-
-
-def _resampled(metric: Metric, predictions: Predictions, labels: Sequence[Any]) -> list[float]:
-    """The metric on batches drawn anew, as often as there is time for."""
-    count, draw, end = len(labels), np.random.default_rng(0), time.monotonic() + _SECONDS
-    found: list[float] = []
-    while count >= _FEWEST and len(found) < _RESAMPLES and time.monotonic() < end:
-        drawn = draw.integers(0, count, count)
-        try:
-            found.append(_value(metric, [predictions[index] for index in drawn], [labels[index] for index in drawn]))
-        except ModelError:  # a draw may have no metric: all labels the same
-            found.append(np.nan)
-    return found
 
 
 def interpreted(graph: Graph) -> Run:

@@ -1,7 +1,7 @@
 """What plans are predicted to give and cost by those that were built, and which is to be built next."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice, permutations
 from statistics import median
 
@@ -15,6 +15,8 @@ _WORTH = 1.02
 """How much better than another a plan has to be to count as better, and to be predicted to be in order to be built."""
 _HOPE = 1.5
 """How many times the budget a plan may be predicted to lose and still be built, since losses rarely add up in full."""
+_DOUBT = 3
+"""The power that what a plan promises falls with beyond the budget."""
 _NOISE = 1.25
 """How many times as fast as another a plan has to be measured, at another time, to be faster for sure."""
 _RISE = 3
@@ -30,20 +32,23 @@ _NEAR = 0.03
 class Guess:
     """Predicts what plans give and cost from those that were built, and says which is to be built next.
 
-    Losses add up, and speed-ups multiply as far as steps change the same layers. A step that is asked for a speed-up
-    is taken to give it. What another one multiplies by goes by how fast the plan before it is, from one pair of plans
-    with and without it to the next. A plan that trains takes as long as the same one without: what is measured of
-    either is noise beside that.
+    A loss is how much worse the metric is at the most, as far as the evaluation data show. Losses add up, and speed-ups
+    multiply as far as steps change the same layers. A step that is asked for a speed-up is taken to give it. What
+    another one multiplies by goes by how fast the plan before it is, from one pair of plans with and without it to the
+    next. A plan that trains takes as long as the same one without: what is measured of either is noise beside that.
 
     Args:
         budget: how far the metric may drop.
         goal: `latency` or `size`.
+        confidence: that losses are told with.
     """
 
-    def __init__(self, budget: float, goal: str) -> None:
+    def __init__(self, budget: float, goal: str, confidence: float = 0.975) -> None:
         self._budget = budget
         self._goal = goal
+        self._confidence = confidence
         self._known: dict[str, Point] = {}
+        self._losses: dict[str, float] = {}
 
     @property
     def points(self) -> list[Point]:
@@ -53,6 +58,7 @@ class Guess:
     def learn(self, point: Point) -> None:
         """Take what became of a plan into account, in place of what was known of it."""
         self._known[point.plan.key] = point
+        self._losses[point.plan.key] = point.loss(self._confidence)
 
     @property
     def contenders(self) -> list[Point]:
@@ -63,18 +69,32 @@ class Guess:
         return [point for point in self.points if point.is_timed and self._gain(point) >= least]
 
     @property
+    def sequence(self) -> list[Point]:
+        """Points within the budget, each of which is better than those before it and loses more: the best one last."""
+        found: list[Point] = []
+        for point in sorted(self.points, key=self._loss):
+            if self._loss(point) <= self._budget and (not found or self._gain(point) > self._gain(found[-1]) * _WORTH):
+                found.append(point)
+        return found
+
+    @property
     def best(self) -> Point | None:
-        """The best point within the budget; of those that are as good but for noise, the one that loses least."""
-        right = [point for point in self.points if point.drop <= self._budget]
-        least = max(map(self._gain, right), default=0.0) / _WORTH
-        return min((point for point in right if self._gain(point) >= least), key=lambda it: it.drop, default=None)
+        """The best point within the budget; of those that are as good but for noise, one that loses less."""
+        return next(reversed(self.sequence), None)
+
+    def may_be_better(self, chosen: Point) -> Point | None:
+        """The best point that is better than another one, and whose drop itself keeps the budget; None if none is."""
+        least = self._gain(chosen) * _WORTH
+        found = [point for point in self.points if point.drop <= self._budget and self._gain(point) > least]
+        return max(found, key=self._gain, default=None)
 
     def next(self, plans: Sequence[Plan]) -> Plan | None:
         """The plan to build: nothing and a setting of each pass first, then what promises most; None at the end.
 
         Settings that differ in more than numbers count as different passes here. Half of a pass's mildest strength
         comes at once where that loses too much. A plan promises what it is predicted to gain beyond the best one, by
-        the share of its loss, without training, that the budget allows. Before it come those of its steps that weren't
+        the share of its loss, without training, that the budget allows, and by the third power of the share of what
+        it is predicted to lose. Before it come those of its steps that weren't
         tried alone, and then the same without training, which says what it gains in a fraction of the time.
 
         Settings of which nothing can be predicted come behind all that promise something, but for those that are
@@ -93,7 +113,7 @@ class Guess:
         tried = {_kind(point.plan) for point in self.points}
         first = {kind: plan for plan in reversed(singles) if (kind := _kind(plan)) not in tried}
         untried = [plan for plan in singles if plan in first.values()]
-        milder = self._milder() if untried else ()
+        milder = self._milder([plan.key for plan in plans]) if untried else ()
         promises = {plan.key: self._promise(plan) for plan in left}
         promising = sorted((it for it in left if promises[it.key] > 0), key=lambda it: -promises[it.key])
         unknown = [plan for plan in singles if self._predicted(plan) is None and not self._is_lost(plan)]
@@ -108,9 +128,10 @@ class Guess:
         predicted, untrained = self._predicted(plan), self._predicted(plan.untrained)
         if predicted is None or predicted[0] < self._least or predicted[1] > self._budget * _HOPE:
             return 0.0
-        loss = predicted[1] if untrained is None else untrained[1]
+        gain, loss = predicted
+        to_bring_back = max(loss if untrained is None else untrained[1], self._budget)
         best = 1.0 if self.best is None else self._gain(self.best)
-        return (predicted[0] / best - 1) * min(1.0, self._budget / max(loss, self._budget / 100))
+        return (gain / best - 1) * (self._budget / to_bring_back) * (self._budget / max(loss, self._budget)) ** _DOUBT
 
     def _leading_to(self, plan: Plan) -> Iterator[Plan]:
         """What is to be known before a plan is built, and the plan."""
@@ -139,10 +160,14 @@ class Guess:
                         return True
         return False
 
-    def _milder(self) -> Iterator[Plan]:
-        """Techniques half as strong as the mildest that was tried, where that loses too much, but not far too much."""
-        for point in self.points:
-            if len(point.plan.steps) != 1 or not self._budget < point.drop <= 2 * _HOPE * self._budget:
+    def _milder(self, given: Collection[str]) -> Iterator[Plan]:
+        """Techniques half as strong as the mildest that was tried, where that loses too much, but not far too much.
+
+        Args:
+            given: keys of the plans that may be made milder.
+        """
+        for point in (it for it in self.points if it.plan.key in given):
+            if len(point.plan.steps) != 1 or not self._budget < self._loss(point) <= 2 * _HOPE * self._budget:
                 continue
             for option, nothing in _NEUTRAL.items():
                 tried = self._tried(point.plan, option)
@@ -156,7 +181,7 @@ class Guess:
     def _tried(self, single: Plan, option: str) -> list[tuple[float, float]]:
         """The strengths of a technique that were built, and what each lost."""
         return [
-            (value, point.drop)
+            (value, self._loss(point))
             for point in self.points
             if (value := _strength(point.plan, single, 0, option)) is not None and point.artifact is not None
         ]
@@ -178,6 +203,9 @@ class Guess:
         twin = point.plan.untrained
         return median(it.gain for it in self.points if it.artifact is not None and it.plan.untrained == twin)
 
+    def _loss(self, point: Point) -> float:
+        return self._losses[point.plan.key]
+
     def _built(self, plan: Plan) -> Point | None:
         found = self._known.get(plan.key)
         return None if found is None or found.artifact is None else found
@@ -186,7 +214,7 @@ class Guess:
         """What a plan gains and loses; None for one that a failure or nothing to bring back rules out."""
         known = self._known.get(plan.key)
         if known is not None:
-            return None if known.artifact is None else (self._gain(known), max(known.drop, 0.0))
+            return None if known.artifact is None else (self._gain(known), max(self._loss(known), 0.0))
         parent = self._predicted(plan.parent) if plan.steps else None
         if parent is None:
             return None
@@ -198,8 +226,8 @@ class Guess:
             return self._asked_for(plan.last, gain, loss)
         if plan.untrained.key in self._known:
             twin = self._built(plan.untrained)
-            return None if twin is None else (self._gain(twin), loss + max(single.drop, 0.0))
-        return gain * self._factor(plan.last, gain), loss + max(single.drop, 0.0)
+            return None if twin is None else (self._gain(twin), loss + max(self._loss(single), 0.0))
+        return gain * self._factor(plan.last, gain), loss + max(self._loss(single), 0.0)
 
     def _asked_for(self, last: Plan, gain: float, loss: float) -> tuple[float, float] | None:
         """What a step that is asked for a speed-up gives, and costs by the same step with others; None for another.
@@ -254,8 +282,8 @@ class Guess:
         for point in self.points:
             if point.plan.last == last:
                 before = self._known.get(point.plan.parent.key)
-                if before is not None and 0 < before.drop < math.inf and point.drop < math.inf:
-                    shares.append(1 - max(point.drop, 0.0) / before.drop)
+                if before is not None and 0 < self._loss(before) < math.inf and self._loss(point) < math.inf:
+                    shares.append(1 - max(self._loss(point), 0.0) / self._loss(before))
         return sum(shares) / len(shares) if shares else _BRINGS_BACK
 
     def _last(self, left: Sequence[Plan], plans: Sequence[Plan]) -> Iterator[Plan]:
@@ -264,15 +292,15 @@ class Guess:
         if best is None:
             return
         between = self._between(best, plans)
-        milder = next(self._milder(), between)
+        milder = next(self._milder(self._known), between)
         if milder is not None:
             yield milder
-        elif best.drop > self._budget / 2:
+        elif self._loss(best) > self._budget / 2:
             yield from (plan for plan in left if plan.untrained == best.plan.untrained and self.gain(plan) is not None)
 
     def _between(self, best: Point, plans: Sequence[Plan]) -> Plan | None:
         """A strength halfway between one that keeps within the budget and one that doesn't; None where none is left."""
-        near = [point for point in self.points if self._budget < point.drop <= self._budget * _HOPE]
+        near = [point for point in self.points if self._budget < self._loss(point) <= self._budget * _HOPE]
         beyond = [point for point in near if self._gain(point) >= self._least]
         for point in (best, *sorted(beyond, key=self._gain, reverse=True)):
             for plan in self._halfway(point, plans):
@@ -283,7 +311,7 @@ class Guess:
 
     def _halfway(self, point: Point, plans: Sequence[Plan]) -> Iterator[Plan]:
         """A plan with each of its strengths halfway to the next on the other side of the budget."""
-        is_right = point.drop <= self._budget
+        is_right = self._loss(point) <= self._budget
         others = [*plans, *(it.plan for it in self.points)]
         for place, step in enumerate(point.plan.steps):
             strengths = {name: value for name, value in options_of(step).items() if isinstance(value, float)}
@@ -308,7 +336,7 @@ class Guess:
                 return is_right and own is not None and (begun.predicted or 0.0) > own[0]
         known = self._known.get(other.key)
         gain = self.gain(other) if known is None else self._gain(known)
-        if gain is None or (known is not None and (known.drop > self._budget) != is_right):
+        if gain is None or (known is not None and (self._loss(known) > self._budget) != is_right):
             return False
         return gain > self._gain(point) if is_right else gain < self._gain(point)
 

@@ -117,7 +117,7 @@ class Job:
         """The metric of a model; with resamples where an interval of its difference from another's is wanted."""
         if self.metric is None:
             return None
-        return evaluate(self.metric, run, self.evaluation, resamples=resamples and not self.is_trial)
+        return evaluate(self.metric, run, self.evaluation, resamples=resamples)
 
 
 def prepare(recipe: Recipe, reporter: Reporter, instruments: Sequence[Instrument] = ()) -> Job:

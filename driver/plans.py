@@ -94,6 +94,13 @@ class Point:
         """How much worse its metric is."""
         return math.inf if self.artifact is None or self.artifact.drop is None else self.artifact.drop
 
+    def loss(self, confidence: float) -> float:
+        """How much worse its metric is at the most, with a confidence; the drop itself where that isn't known."""
+        if self.artifact is None:
+            return math.inf
+        interval = self.artifact.drop_interval(confidence)
+        return self.drop if interval is None else interval[1]
+
     def timed(self, untouched: Latency, built: Latency) -> "Point":
         """The same with latencies of another run."""
         if self.artifact is None:

@@ -141,10 +141,12 @@ class Search(_Section):
 
     Attributes:
         goal: what is to be best within the budget.
+        confidence: that the evaluation data have to show with that the budget is kept; 0.5 goes by the drop itself.
         passes: in order, a list of passes of which one is taken, or none; each in as many lists as it may be taken.
     """
 
     goal: Literal["latency", "size"] = "latency"
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.975
     passes: tuple[Annotated[tuple[Step, ...], BeforeValidator(_steps)], ...] = (
         ({"prune-channels": {"flops": 0.25}}, {"prune-channels": {"flops": 0.5}}, {"prune-channels": {"flops": 0.7}}),
         ("factorize",),

@@ -265,9 +265,11 @@ def search_table(found: "Found") -> Table:
     drop = f"{found.drop:.4f}" + ("" if found.interval is None else " ({:.4f} to {:.4f})".format(*found.interval))
     table = _table("plan", "speed", "size", "metric drops by", "")
     table.caption = (
-        f"{len(found.points)} of {found.plans} plans were built; on data that no choice was made by, "
+        f"{len(found.points)} of {found.plans} plans were built; on data that none of them was built by, "
         f"the metric of what is chosen drops by {drop}" + (found.doubt and f", {found.doubt}")
     )
+    if found.better is not None:
+        table.caption += f"; {found.better.plan} may keep the budget as well, and isn't shown to by these data"
     for point in found.front:
         mark = "chosen" if point is found.chosen else ""
         table.add(str(point.plan), f"{point.gain:.2f}x", f"{1 / point.shrinkage:.2f}", f"{point.drop:.4f}", mark)

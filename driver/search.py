@@ -4,8 +4,14 @@ Plans are some of the recipe's techniques in their order, each with one of its s
 itself; what it gives and costs predicts plans of several (`guess.py`). Then the plan with the best prediction is built,
 checked and measured as any recipe is, and its own figures replace the prediction for all plans that go on from it,
 until no plan that may meet the budget is predicted to be better than the best one that does; in the end settings
-between two that were given are tried. The fastest plans are timed once more, in turn, before one is chosen, and what is
-chosen is judged on evaluation data that no choice was made by.
+between two that were given are tried. The fastest plans are timed once more, in turn.
+
+Half of the evaluation data tell all that. Plans that they show to keep the budget are tested on the other half, from
+the one that loses least to the fastest, until one isn't shown to keep it there as well; the last one that is becomes
+the choice. The order is fixed before, so that all tests together are wrong no more often than a single one.
+
+Source: B. Laufer-Goldshtein, A. Fisch, R. Barzilay and T. Jaakkola, Efficiently Controlling Multiple Risks with Pareto
+Testing (ICLR 2023).
 
 All that is built goes through the cache (`driver/cache`): plans share the graphs of their common steps, and a search
 that was ended goes on where it was.
@@ -24,7 +30,6 @@ import yaml
 from ..ir.drafts import beside, workspace
 from ..ir.errors import BudgetError, UsageError
 from ..ir.files import writing
-from .data import Batch
 from .evaluation import Score, drop_interval, evaluate
 from .executor import opened
 from .guess import Guess
@@ -44,11 +49,12 @@ class Found:
     Attributes:
         points: of all plans that were built, in order.
         front: those that no other beats in speed, size and metric at once.
-        chosen: the best one within the budget.
-        drop: how much worse its metric is on the evaluation data that no choice was made by.
+        chosen: the best one that was shown to keep the budget.
+        drop: how much worse its metric is on the evaluation data that it was tested on.
         interval: of it, 95 %; None where that isn't known.
+        better: one that may keep the budget as well, but wasn't shown to; None where there is none.
         plans: how many there are in all.
-        budget: that `drop` should keep.
+        budget: that drops should keep.
     """
 
     points: Sequence[Point]
@@ -56,15 +62,16 @@ class Found:
     chosen: Point
     drop: float
     interval: tuple[float, float] | None
+    better: Point | None
     plans: int
     budget: float
 
     @property
     def doubt(self) -> str:
-        """What the data that no choice was made by say against the budget's being kept; empty where they show it."""
+        """What the data that plans were tested on say against the budget's being kept; empty where they show it."""
         high = self.drop if self.interval is None else self.interval[1]
         if self.drop > self.budget:
-            return f"beyond the budget of {self.budget:g}: ask for less, or give more evaluation data to choose by"
+            return f"beyond the budget of {self.budget:g}: ask for less, or give more evaluation data"
         if high <= self.budget:
             return ""
         told = f"which doesn't show that the budget of {self.budget:g} is kept"
@@ -80,6 +87,7 @@ class Found:
             "metric_drop": self.drop,
             "metric_drop_interval": self.interval,
             "doubt": self.doubt,
+            "may_be_better": None if self.better is None else str(self.better.plan),
             "plans": self.plans,
             "points": [{**point.summary(), "on_front": point in self.front} for point in self.points],
         }
@@ -113,12 +121,13 @@ def search(
         job = prepare(recipe, reporter)
         if len(job.evaluation) < 2:
             raise UsageError(
-                "a search chooses by every other batch of the evaluation data, and judges by the rest: give two"
+                "a search builds by every other batch of the evaluation data, and tests plans on the rest: give two"
             )
         pool = stack.enter_context(opened(executor))
         trials = Trials(choosing(job), scratch, reporter)
-        plans = plans_of(recipe)
-        guess = Guess(budget, recipe.search.goal)
+        plans, confidence = plans_of(recipe), recipe.search.confidence
+        _check_samples(trials, budget, confidence)
+        guess = Guess(budget, recipe.search.goal, confidence)
         while (plan := _next(guess, plans, trials, end)) is not None:
             if pool is not None and plan.key not in trials.begun:
                 trials.run_elsewhere(pool, guess.ahead(plans, pool.workers))
@@ -127,12 +136,14 @@ def search(
         if len(guess.contenders) > 1:
             for point in trials.race(guess.contenders):
                 guess.learn(point)
-        chosen = guess.best
-        if chosen is None:
-            raise BudgetError(f"none of {len(guess.points)} plans keeps the metric within {budget:g}")
-        artifact = open_artifact("artifact", trials.built[chosen.plan.key].directory)
-        drop, interval = _judged(job, trials.untouched.model, artifact, job.evaluation[1::2])
-        return Found(guess.points, front(guess.points), chosen, drop, interval, len(plans), budget)
+        if not guess.sequence:
+            raise BudgetError(
+                f"none of {len(guess.points)} plans is shown to keep the metric within {budget:g}: ask for less, "
+                "give more evaluation data, or set search.confidence to 0.5"
+            )
+        chosen, drop, interval = _tested(job, trials, guess.sequence, budget)
+        better = guess.may_be_better(chosen)
+        return Found(guess.points, front(guess.points), chosen, drop, interval, better, len(plans), budget)
 
 
 def write_plan(recipe: Recipe, found: Found, path: Path) -> None:
@@ -162,12 +173,48 @@ def _next(guess: Guess, plans: Sequence[Plan], trials: Trials, end: float) -> Pl
     return next((plan for plan in guess.ahead(short, len(plans)) if trials.time_left_for(plan, end)), None)
 
 
-def _judged(
-    job: Job, untouched: Candidate, artifact: Candidate, batches: Sequence[Batch]
-) -> tuple[float, tuple[float, float] | None]:
-    """How much worse the metric of an artifact is than the untouched model's, on given data, with its interval."""
-    assert job.metric is not None
-    scores: list[Score] = [
-        evaluate(job.metric, it.executable.run, batches, resamples=True) for it in (untouched, artifact)
-    ]
-    return job.metric.drop(scores[0].value, scores[1].value), drop_interval(job.metric, *scores)
+def _check_samples(trials: Trials, budget: float, confidence: float) -> None:
+    """See that a model which answers as the untouched one does can be shown to keep the budget.
+
+    Raises:
+        UsageError: there are too few samples for it.
+    """
+    metric, score = trials.job.metric, trials.untouched.score
+    assert metric is not None
+    assert score is not None
+    interval = drop_interval(metric, score, score, confidence)
+    if interval is not None and interval[1] > budget:
+        raise UsageError(
+            f"half of the evaluation data can't show a drop below {interval[1]:.2g}, and the budget is {budget:g}: "
+            f"give {math.ceil(interval[1] / budget)} times as much or more, or set search.confidence to 0.5, which "
+            "goes by the drop itself"
+        )
+
+
+def _tested(
+    job: Job, trials: Trials, sequence: Sequence[Point], budget: float
+) -> tuple[Point, float, tuple[float, float] | None]:
+    """The last plan of a sequence that the rest of the evaluation data show to keep the budget, and its drop there.
+
+    The first one of the sequence is taken untested where the second one isn't shown to.
+    """
+    metric, batches = job.metric, job.evaluation[1::2]
+    assert metric is not None
+
+    def score(model: Candidate) -> Score:
+        return evaluate(metric, model.executable.run, batches, resamples=True)
+
+    def after(point: Point) -> Score:
+        job.reporter.stage(f"testing {point.plan} on the other half of the evaluation data")
+        return score(open_artifact("artifact", trials.built[point.plan.key].directory))
+
+    before = score(trials.untouched.model)
+    chosen: tuple[Point, Score] | None = None
+    for point in sequence[1:]:
+        found = after(point)
+        interval = drop_interval(metric, before, found, job.recipe.search.confidence)
+        if (metric.drop(before.value, found.value) if interval is None else interval[1]) > budget:
+            break
+        chosen = point, found
+    point, found = chosen or (sequence[0], after(sequence[0]))
+    return point, metric.drop(before.value, found.value), drop_interval(metric, before, found)

@@ -55,12 +55,12 @@ class Trials:
         return evaluated(self.job, Path(mkdtemp(dir=self.scratch)))
 
     def time_left_for(self, plan: Plan, end: float) -> bool:
-        """Whether a plan, and then the judgement of what is chosen, may be expected to be done by a time.
+        """Whether a plan, and then the tests of those that may be chosen, may be expected to be done by a time.
 
-        The judgement is expected to take as long as the first plan, whose metric is all that takes time.
+        The tests are expected to take twice as long as the first plan, whose metric is all that takes time.
         """
-        judgement = sum(seconds for _, seconds in self.taken[:1])
-        return time.monotonic() + self._expected(plan) + judgement <= end
+        tests = 2 * sum(seconds for _, seconds in self.taken[:1])
+        return time.monotonic() + self._expected(plan) + tests <= end
 
     def _expected(self, plan: Plan) -> float:
         """The seconds that a plan may take: for each pass that is new, as many as the longest that ended in it.

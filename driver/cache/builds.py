@@ -117,7 +117,7 @@ def _plain(model: Measured) -> dict[str, Any]:
         "size": model.size,
         "score": None
         if score is None
-        else [score.value, None if score.hits is None else score.hits.tolist(), list(score.resamples)],
+        else [score.value, None if score.hits is None else score.hits.tolist(), [*score.groups], [*score.resamples]],
     }
 
 
@@ -127,5 +127,7 @@ def _measured(record: Mapping[str, Any]) -> Measured:
         record["backend"],
         None if rounds is None else Latency(np.asarray(rounds)),
         record["size"],
-        None if score is None else Score(score[0], None if score[1] is None else np.asarray(score[1], bool), score[2]),
+        None
+        if score is None
+        else Score(score[0], None if score[1] is None else np.asarray(score[1], bool), *score[2:]),
     )

@@ -88,16 +88,37 @@ def test_any_metric_is_drawn_anew_in_pairs() -> None:
     assert drop_interval(metric, few, few) is None
 
 
-@pytest.mark.parametrize(("count", "reach"), [(2, None), (4, 3.182), (10, 2.262)])
-def test_an_interval_by_few_resamples_is_as_wide_as_these_are_uncertain(count: int, reach: float | None) -> None:
-    """A slow metric gives few: the smallest and the largest of four would hold the drop in 88 % of cases at best."""
+@pytest.mark.parametrize(("count", "reach"), [(7, None), (10, 2.262), (20, 2.093)])
+def test_a_slow_metric_has_an_interval_by_groups_of_samples(count: int, reach: float | None) -> None:
     good, bad = (
-        Score(value, resamples=list(value + spread * np.resize([-1.0, 1.0], count)))
-        for value, spread in ((0.9, 0.0), (0.8, 0.01))
+        Score(value, groups=list(value + spread * np.resize([-1.0, 1.0], count)))
+        for value, spread in ((0.9, 0.0), (0.8, 0.1))
     )
     interval = drop_interval(find_metric("spearman", Path()), good, bad)
     if reach is None:
         assert interval is None
     else:
-        half = reach * 0.01 * (count / (count - 1)) ** 0.5
-        assert interval == pytest.approx((0.1 - half, 0.1 + half), rel=1e-3)
+        deviation = np.std(bad.groups, ddof=1)
+        half = reach * deviation / count**0.5
+        middle = 0.1
+        assert interval == pytest.approx((middle - half, middle + half), rel=1e-3)
+
+
+def test_a_slow_metric_is_as_sure_as_a_fast_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    truth = random.standard_normal((60, 50))
+    batches = [Batch({"x": row, "noise": random.standard_normal(50)}, labels=row) for row in truth]
+    metric, intervals = find_metric("pearson", Path()), []
+    for seconds in (2.0, 0.0):
+        monkeypatch.setattr("planish.driver.evaluation._SECONDS", seconds)
+        good, bad = (
+            evaluate(metric, lambda feeds, share=share: [feeds["x"] + share * feeds["noise"]], batches, resamples=True)
+            for share in (0.1, 0.5)
+        )
+        assert len(bad.groups) == 20
+        assert bool(bad.resamples) == bool(seconds)
+        intervals.append(drop_interval(metric, good, bad))
+    (low, high), (least, most) = intervals
+    assert low < 0.1 < high
+    assert (most + least) / 2 == pytest.approx((high + low) / 2, rel=0.02)
+    assert most - least == pytest.approx(high - low, rel=0.4)

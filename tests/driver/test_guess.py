@@ -65,6 +65,14 @@ def test_what_combines_two_that_keep_the_budget_comes_before_what_loses_too_much
     assert most not in [plan.steps[0] for plan in known.ahead(plans, 9)]  # by what 1.5 loses
 
 
+def test_what_is_predicted_to_keep_the_budget_comes_before_what_gains_more_beyond_it() -> None:
+    half, mild = ({"prune-channels": {"speedup": it}} for it in (1.5, 1.25))
+    plans = plans_of_speedups(half, mild)
+    known = guess(point(2.2, 0.0105, half), point(1.9, 0.003, mild), point(1.8, 0.004, "quantize"))
+    assert known.gain(Plan((half, "quantize"))) > known.gain(Plan((mild, "quantize")))
+    assert known.ahead(plans, 2) == [Plan((mild, "quantize")), Plan((half, "quantize"))]
+
+
 def test_a_step_is_tried_alone_before_others_follow_it() -> None:
     mild, strong = ({"prune-channels": {"speedup": it}} for it in (1.5, 2.0))
     known = guess(point(1.5, 0.0, mild), point(1.6, 0.0, "quantize"))
@@ -204,6 +212,26 @@ def test_what_is_stronger_than_what_is_lost_is_left_out() -> None:
     assert known.next(plans) == Plan((third,))  # training may bring back so much
     known.learn(point(2.9, 0.08, second))
     assert known.next(plans) != Plan((third,))
+
+
+def test_a_plan_keeps_the_budget_where_the_data_show_it() -> None:
+    def told(gain: float, wrong: int, *steps: object) -> Point:
+        """A plan that answers so many of 1,000 samples wrong."""
+        found = point(gain, wrong / 1000, *steps)
+        models = (found.artifact.untouched, found.artifact.built)
+        scores = [Score(1 - count / 1000, np.arange(1000) >= count) for count in (0, wrong)]
+        untouched, built = (replace(model, score=score) for model, score in zip(models, scores, strict=True))
+        return replace(found, artifact=replace(found.artifact, untouched=untouched, built=built))
+
+    points = (told(1.0, 0), told(1.5, 3, HALF), told(1.4, 4, HALF, "quantize"), told(2.0, 8, MOST))
+    for confidence, kept in ((0.975, [(), (HALF,)]), (0.5, [(), (HALF,), (MOST,)])):
+        known = Guess(0.01, "latency", confidence)
+        for it in points:
+            known.learn(it)
+        assert [it.plan.steps for it in known.sequence] == kept
+        assert known.best.plan.steps == kept[-1]
+    assert known.may_be_better(points[1]).plan == Plan((MOST,))
+    assert known.may_be_better(points[3]) is None
 
 
 def test_the_front_holds_what_nothing_beats() -> None:
