@@ -65,15 +65,22 @@ class Trials:
     def _expected(self, plan: Plan) -> float:
         """The seconds that a plan may take: for each pass that is new, as many as the longest that ended in it.
 
-        Where none did, the longest of all plans counts, and for a training that is the first one several times.
+        A pass that begins with fewer operations takes less. Where none ended in it, the longest of all plans counts,
+        and for a training that is the first one several times.
         """
         if not plan.steps or any(it == plan for it, _ in self.taken):
             return 0.0
         last = name_of(plan.steps[-1])
-        same = [seconds for it, seconds in self.taken if it.steps and name_of(it.steps[-1]) == last]
-        longest = max(same or (seconds for _, seconds in self.taken), default=0.0)
+        same = [(it, seconds) for it, seconds in self.taken if it.steps and name_of(it.steps[-1]) == last]
+        longest = max((seconds / self._share_left(it.parent) for it, seconds in same or self.taken), default=0.0)
         is_first_training = not same and plan.last.untrained != plan.last
-        return longest * (_FIRST_TRAINING if is_first_training else 1.0) + self._expected(plan.parent)
+        scale = self._share_left(plan.parent) * (_FIRST_TRAINING if is_first_training else 1.0)
+        return longest * scale + self._expected(plan.parent)
+
+    def _share_left(self, plan: Plan) -> float:
+        """The share of the untouched model's operations that a plan leaves, if it was built; otherwise 1."""
+        flops = [row.cost.flops for row in self.built[plan.key].artifact.passes] if plan.key in self.built else [1]
+        return flops[-1] / flops[0] if flops[0] and flops[-1] else 1.0
 
     def run(self, plan: Plan) -> Point:
         """Build a plan as a recipe; a plan that fails is a point as well."""

@@ -162,3 +162,16 @@ def test_no_plan_is_begun_that_may_take_longer_than_what_is_left(
     trials.taken += [(Plan(), 300.0), (Plan(("prune-channels",)), 5000.0), (Plan(("fuse", "quantize")), 1000.0)]
     assert not trials.time_left_for(Plan(steps), time.monotonic() + seconds - 100)
     assert trials.time_left_for(Plan(steps), time.monotonic() + seconds + 100)
+
+
+def test_a_pass_is_expected_to_take_less_of_what_was_pruned(folder: Path) -> None:
+    pruned, failing = Plan(({"prune-channels": {"ratio": 0.5}},)), Plan(("passes_of_mine:Explode",))
+    with isolated_imports(folder):
+        trials = Trials(prepare(recipe(folder), SILENT), folder, SILENT)
+        for plan in (pruned, failing):
+            trials.run(plan)
+    trials.taken[:] = [(Plan(), 0.0), (pruned, 0.0), (failing, 0.0), (Plan(("quantize",)), 5000.0)]
+    for begun, least, most in ((pruned, 1000, 4000), (failing, 4500, 5500)):
+        plan = Plan((*begun.steps, "quantize"))
+        assert not trials.time_left_for(plan, time.monotonic() + least)
+        assert trials.time_left_for(plan, time.monotonic() + most)
