@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice, permutations
-from statistics import median
+from statistics import NormalDist, median
 
 import numpy as np
 
@@ -15,8 +15,8 @@ _WORTH = 1.02
 """How much better than another a plan has to be to count as better, and to be predicted to be in order to be built."""
 _HOPE = 1.5
 """How many times the budget a plan may be predicted to lose and still be built, since losses rarely add up in full."""
-_DOUBT = 3
-"""The power that what a plan promises falls with beyond the budget."""
+_SCATTER = 0.2
+"""The standard deviation of what plans lose, as a share of what they are predicted to lose."""
 _NOISE = 1.25
 """How many times as fast as another a plan has to be measured, at another time, to be faster for sure."""
 _RISE = 3
@@ -93,9 +93,9 @@ class Guess:
 
         Settings that differ in more than numbers count as different passes here. Half of a pass's mildest strength
         comes at once where that loses too much. A plan promises what it is predicted to gain beyond the best one, by
-        the share of its loss, without training, that the budget allows, and by the third power of the share of what
-        it is predicted to lose. Before it come those of its steps that weren't
-        tried alone, and then the same without training, which says what it gains in a fraction of the time.
+        how likely it keeps the budget, and by the share of its loss, without training, that the budget allows. Before
+        it come those of its steps that weren't tried alone, and then the same without training, which says what it
+        gains in a fraction of the time.
 
         Settings of which nothing can be predicted come behind all that promise something, but for those that are
         stronger than one that loses more than training may bring back. In the end strengths are tried between the best
@@ -129,9 +129,10 @@ class Guess:
         if predicted is None or predicted[0] < self._least or predicted[1] > self._budget * _HOPE:
             return 0.0
         gain, loss = predicted
-        to_bring_back = max(loss if untrained is None else untrained[1], self._budget)
         best = 1.0 if self.best is None else self._gain(self.best)
-        return (gain / best - 1) * (self._budget / to_bring_back) * (self._budget / max(loss, self._budget)) ** _DOUBT
+        allowed = self._budget / max(loss if untrained is None else untrained[1], self._budget)
+        losses = NormalDist(loss, _SCATTER * max(loss, self._budget / 100))
+        return (gain / best - 1) * allowed * losses.cdf(self._budget)
 
     def _leading_to(self, plan: Plan) -> Iterator[Plan]:
         """What is to be known before a plan is built, and the plan."""
