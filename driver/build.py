@@ -188,7 +188,7 @@ def _check_budget(budget: Budget, artifact: Artifact) -> None:
 
 def _loss(artifact: Artifact) -> str:
     """What to say of a metric that has got worse by more than chance, where nobody has said how far it may."""
-    interval = artifact.drop_interval()
+    interval = artifact.drop_interval
     if artifact.drop is None or artifact.drop <= 0 or (interval is not None and interval[0] <= 0):
         return ""
     assert artifact.metric is not None

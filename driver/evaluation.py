@@ -156,6 +156,12 @@ def drop_interval(metric: Metric, before: Score, after: Score, confidence: float
     return drop - reach * deviation, drop + reach * deviation
 
 
+def largest_drop(metric: Metric, before: Score, after: Score, confidence: float) -> float:
+    """How much worse a metric gets at the most, with a confidence; the drop itself where nothing tells more."""
+    interval = drop_interval(metric, before, after, confidence)
+    return metric.drop(before.value, after.value) if interval is None else interval[1]
+
+
 def _drops(metric: Metric, before: Sequence[float], after: Sequence[float]) -> np.ndarray:
     drops = np.array([metric.drop(*pair) for pair in zip(before, after, strict=False)])
     return drops[np.isfinite(drops)]

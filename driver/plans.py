@@ -96,10 +96,8 @@ class Point:
 
     def loss(self, confidence: float) -> float:
         """How much worse its metric is at the most, with a confidence; the drop itself where that isn't known."""
-        if self.artifact is None:
-            return math.inf
-        interval = self.artifact.drop_interval(confidence)
-        return self.drop if interval is None else interval[1]
+        largest = None if self.artifact is None else self.artifact.largest_drop(confidence)
+        return math.inf if largest is None else largest
 
     def timed(self, untouched: Latency, built: Latency) -> "Point":
         """The same with latencies of another run."""

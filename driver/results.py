@@ -14,7 +14,7 @@ import numpy as np
 from ..backends import Executable
 from ..ir.analysis.cost import Cost
 from ..passes.base import Effect
-from .evaluation import Metric, Score, drop_interval, flips, mcnemar
+from .evaluation import Metric, Score, drop_interval, flips, largest_drop, mcnemar
 from .measurement import Latency, Ratio
 
 
@@ -106,11 +106,18 @@ class Artifact:
             return None
         return self.metric.drop(self.untouched.score.value, self.built.score.value)
 
-    def drop_interval(self, confidence: float = 0.975) -> tuple[float, float] | None:
-        """How much worse the metric got at the least and at the most, each with a confidence; None if nothing tells."""
+    @property
+    def drop_interval(self) -> tuple[float, float] | None:
+        """Where 95 % of the drops lie if other samples had been drawn; None where that isn't known."""
         if self.metric is None or self.untouched.score is None or self.built.score is None:
             return None
-        return drop_interval(self.metric, self.untouched.score, self.built.score, confidence)
+        return drop_interval(self.metric, self.untouched.score, self.built.score)
+
+    def largest_drop(self, confidence: float) -> float | None:
+        """How much worse the metric got at the most, with a confidence; None where it wasn't evaluated."""
+        if self.metric is None or self.untouched.score is None or self.built.score is None:
+            return None
+        return largest_drop(self.metric, self.untouched.score, self.built.score, confidence)
 
     @property
     def flips(self) -> tuple[int, int] | None:
@@ -143,7 +150,7 @@ class Artifact:
         return {
             "metric": None if self.metric is None else self.metric.name,
             "metric_drop": self.drop,
-            "metric_drop_interval": self.drop_interval(),
+            "metric_drop_interval": self.drop_interval,
             "flips": self.flips,
             "mcnemar": None if self.flips is None else mcnemar(self.flips),
             "speedup": plain(self.speedup),

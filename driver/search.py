@@ -30,7 +30,7 @@ import yaml
 from ..ir.drafts import beside, workspace
 from ..ir.errors import BudgetError, UsageError
 from ..ir.files import writing
-from .evaluation import Score, drop_interval, evaluate
+from .evaluation import Score, drop_interval, evaluate, largest_drop
 from .executor import opened
 from .guess import Guess
 from .job import Job, prepare
@@ -182,11 +182,11 @@ def _check_samples(trials: Trials, budget: float, confidence: float) -> None:
     metric, score = trials.job.metric, trials.untouched.score
     assert metric is not None
     assert score is not None
-    interval = drop_interval(metric, score, score, confidence)
-    if interval is not None and interval[1] > budget:
+    least = largest_drop(metric, score, score, confidence)
+    if least > budget:
         raise UsageError(
-            f"half of the evaluation data can't show a drop below {interval[1]:.2g}, and the budget is {budget:g}: "
-            f"give {math.ceil(interval[1] / budget)} times as much or more, or set search.confidence to 0.5, which "
+            f"half of the evaluation data can't show a drop below {least:.2g}, and the budget is {budget:g}: "
+            f"give {math.ceil(least / budget)} times as much or more, or set search.confidence to 0.5, which "
             "goes by the drop itself"
         )
 
@@ -212,8 +212,7 @@ def _tested(
     chosen: tuple[Point, Score] | None = None
     for point in sequence[1:]:
         found = after(point)
-        interval = drop_interval(metric, before, found, job.recipe.search.confidence)
-        if (metric.drop(before.value, found.value) if interval is None else interval[1]) > budget:
+        if largest_drop(metric, before, found, job.recipe.search.confidence) > budget:
             break
         chosen = point, found
     point, found = chosen or (sequence[0], after(sequence[0]))

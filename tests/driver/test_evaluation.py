@@ -98,10 +98,8 @@ def test_a_slow_metric_has_an_interval_by_groups_of_samples(count: int, reach: f
     if reach is None:
         assert interval is None
     else:
-        deviation = np.std(bad.groups, ddof=1)
-        half = reach * deviation / count**0.5
-        middle = 0.1
-        assert interval == pytest.approx((middle - half, middle + half), rel=1e-3)
+        half = reach * np.std(bad.groups, ddof=1) / count**0.5
+        assert interval == pytest.approx((0.1 - half, 0.1 + half), rel=1e-3)
 
 
 def test_a_slow_metric_is_as_sure_as_a_fast_one(monkeypatch: pytest.MonkeyPatch) -> None:

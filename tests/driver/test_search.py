@@ -56,25 +56,6 @@ def test_the_smallest_plan_within_the_budget_is_chosen(folder: Path) -> None:
     assert build(folder / "best.yaml").shrinkage == pytest.approx(found.chosen.shrinkage)
 
 
-HALVES = """
-import numpy as np
-import torch
-from data import samples
-from model import build
-
-
-def confident_and_doubtful():
-    'Batches of which every other one has the samples that a change of the model changes the answers to at first.'
-    features = samples(3, 640)
-    scores = build()[0].eval()(torch.from_numpy(features)).detach().numpy()
-    second, first = np.sort(scores)[:, -2:].T
-    order = np.argsort(second - first)  # the widest margins first
-    for sure, unsure in zip(np.split(order[:320], 10), np.split(order[320:], 10)):
-        for rows in (sure, unsure):
-            yield {"features": features[rows], "labels": scores[rows].argmax(1)}
-"""
-
-
 @pytest.mark.parametrize(
     ("drop", "interval", "doubt"),
     [
@@ -94,6 +75,25 @@ def test_data_that_cannot_show_that_the_budget_is_kept_are_told_of(
     assert bool(found.doubt) == bool(doubt)
     assert found.summary()["doubt"] == found.doubt
     assert found.doubt in str(search_table(found).caption)
+
+
+HALVES = """
+import numpy as np
+import torch
+from data import samples
+from model import build
+
+
+def confident_and_doubtful():
+    'Batches of which every other one has the samples that a change of the model changes the answers to at first.'
+    features = samples(3, 640)
+    scores = build()[0].eval()(torch.from_numpy(features)).detach().numpy()
+    second, first = np.sort(scores)[:, -2:].T
+    order = np.argsort(second - first)  # the widest margins first
+    for sure, unsure in zip(np.split(order[:320], 10), np.split(order[320:], 10)):
+        for rows in (sure, unsure):
+            yield {"features": features[rows], "labels": scores[rows].argmax(1)}
+"""
 
 
 def test_a_plan_is_chosen_by_what_the_other_half_of_the_data_show(folder: Path) -> None:
