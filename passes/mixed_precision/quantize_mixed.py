@@ -1,6 +1,6 @@
 """Quantization to int8 of as many layers as accuracy bears: the fastest mix of integers and floats within a bound."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -103,17 +103,19 @@ class _Mixing:
         self._fit, held_out, labelled = divided(context, enough)
         self._is_metric = labelled is not None
         self._unselected = {value.name for node in graph.nodes if not context.selects(node) for value in node.outputs}
-        self._places = {name_of(node): node.location for node in graph.nodes}
-        self._source = _named(graph, self._operators)
-        selected = static_layers(self._source, self._operators, self._scratch(self._unselected))
+        pooled = _pooled(graph, self._operators)
+        self._places = {name_of(node): node.location for node in pooled.nodes}
+        self._source = named(pooled)
+        selected = static_layers(pooled, self._operators, self._scratch(self._unselected))
         self.layers, self.misses = selected.layers, selected.misses
         self._everything = frozenset(name_of(layer.node) for layer in self.layers)
         self._judge = Judge(self._source, held_out, labelled)
-        self._known: dict[frozenset[str], tuple[Graph, Verdict]] = {}
+        self._known: dict[frozenset[str], _Draft] = {}
 
     def run(self, graph: Graph, profile: Profiler) -> PassResult:
         """Choose, and quantize the graph in place."""
-        whole, full = self._judged(self._everything)
+        everything = self._draft(self._everything)
+        whole, full = everything.graph, everything.verdict
         rounding, batches = self._rounding()
         in_float, in_int8 = profile([self._source, whole])
         times = Times.of(rounding, self._sizes(rounding.graph), in_float, in_int8)
@@ -121,7 +123,7 @@ class _Mixing:
         search = Search(
             times,
             sensitivities.losses,
-            lambda chosen: self._judged(chosen)[1],
+            lambda chosen: self._draft(chosen).verdict,
             self._options.max_drop,
             self._options.attempts,
             self._context,
@@ -138,14 +140,12 @@ class _Mixing:
             floats, mix = (show_seconds(measured[place].seconds) for place in (0, 2))
             reason = f"float alone takes {floats}, and the fastest mix of int8 and float that was found {mix}"
             return PassResult(misses=[*self.misses, reason])
+        counts = self._quantized(graph, choice.layers)
         left = self._everything - choice.layers
-        context = replace(self._context, calibration=self._fit)
-        barred = replace(context.selection, barred=context.selection.barred | left)
-        result = self._quantize.run(graph, replace(context, selection=barred))
         islands = [self._island(name, times, sensitivities.losses) for name in self._places if name in left]
         notes = [self._lost(choice, full), str(sensitivities), _compared(choice.seconds / times.whole, *measured)]
         return PassResult(
-            {**result.counts, "float": len(left)},
+            {**counts, "float": len(left)},
             [*islands, *self.misses],
             [*notes, *self._judge.doubts(self._options.max_drop)],
         )
@@ -167,14 +167,27 @@ class _Mixing:
     def _quantize(self) -> Quantize:
         return Quantize(samples=self._options.samples, if_slower="keep", required=False)
 
-    def _judged(self, chosen: frozenset[str]) -> tuple[Graph, Verdict]:
+    def _draft(self, chosen: frozenset[str]) -> "_Draft":
         """The graph with the chosen layers quantized, and what its outputs lose."""
         if chosen not in self._known:
             graph = self._source.clone()
             context = self._scratch(self._unselected | (self._everything - chosen))
-            self._quantize.run(graph, replace(context, calibration=self._fit))
-            self._known[chosen] = graph, self._judge.judge(graph)
+            counts = self._quantize.run(graph, replace(context, calibration=self._fit)).counts
+            self._known[chosen] = _Draft(graph, self._judge.judge(graph), counts, context.counter.count)
         return self._known[chosen]
+
+    def _quantized(self, graph: Graph, chosen: frozenset[str]) -> Mapping[str, int]:
+        """Quantize the chosen layers of a graph: it becomes their draft, unless rewrites are to end at a number."""
+        counter, draft = self._context.counter, self._draft(chosen)
+        if counter.limit is None:
+            graph.become(draft.graph)
+            for node in graph.nodes:
+                node.location = self._places.get(node.location.module, node.location)
+            counter.count += draft.rewrites
+            return draft.counts
+        selection = self._context.selection
+        barred = replace(selection, barred=selection.barred | (self._everything - chosen))
+        return self._quantize.run(graph, replace(self._context, calibration=self._fit, selection=barred)).counts
 
     def _rounding(self) -> tuple[Rounding, Sequence[Feeds]]:
         """The graph as it is before it is rounded, and what layers are ranked on."""
@@ -200,12 +213,13 @@ class _Mixing:
         return find_sensitivities(rounding, losses, measured, self._options.checks, self._context)
 
     def _scratch(self, barred: AbstractSet[str]) -> PassContext:
-        """Surroundings for graphs that are made to look at."""
-        return replace(self._context, selection=Selection(barred=frozenset(barred)), counter=DebugCounter())
+        """Surroundings for graphs that are made to look at, whose rewrites are counted by themselves."""
+        counter = DebugCounter(last=self._context.counter.last)
+        return replace(self._context, selection=Selection(barred=frozenset(barred)), counter=counter)
 
     def _measure(self, chosen: frozenset[str], profile: Profiler) -> Sequence[Profile]:
         """The float model, the one in int8 and a choice, timed in turn; where that is all of int8, it is timed once."""
-        graphs = [self._source, self._judged(self._everything)[0], self._judged(chosen)[0]]
+        graphs = [self._source, self._draft(self._everything).graph, self._draft(chosen).graph]
         measured = profile(graphs[: 2 if chosen == self._everything else 3], by_layer=False)
         return [*measured[:2], measured[-1]]
 
@@ -247,12 +261,29 @@ class _Mixing:
         )
 
 
-def _named(graph: Graph, operators: frozenset[str]) -> Graph:
-    """A copy whose nodes have the name of their first output for a module, by which their times are told apart."""
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A graph with some layers quantized, whose nodes have names for modules.
+
+    Attributes:
+        graph: that was made.
+        verdict: what its outputs lose.
+        counts: how often each rewrite was applied, by its name.
+        rewrites: all that were granted.
+    """
+
+    graph: Graph
+    verdict: Verdict
+    counts: Mapping[str, int]
+    rewrites: int
+
+
+def _pooled(graph: Graph, operators: frozenset[str]) -> Graph:
+    """A copy, with means of images as they are quantized."""
     copy = graph.clone()
     if "GlobalAveragePool" in operators:
         pool_image_means(copy)
-    return named(copy)
+    return copy
 
 
 def _interval(count: int, rows: int) -> tuple[float, float]:

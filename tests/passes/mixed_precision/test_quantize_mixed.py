@@ -11,10 +11,11 @@ from pathologic_networks import DEPTH, batches, by_the_book, context, network
 
 import planish
 from planish.ir.errors import UsageError
-from planish.ir.graph import Graph
+from planish.ir.graph import Graph, Location
 from planish.ir.text import print_graph
 from planish.ir.verify import verify
 from planish.passes.base import Labelled, PassResult, Profile
+from planish.passes.debug_counter import DebugCounter
 from planish.passes.judge import Judge
 from planish.passes.mixed_precision.quantize_mixed import MixedQuantization
 from planish.passes.pipeline import format_pipeline, parse_pipeline
@@ -49,6 +50,32 @@ def test_all_layers_are_quantized_where_that_loses_little():
     assert result.counts["layers"] == DEPTH + 1
     assert result.counts["float"] == 0
     assert not result.misses
+
+
+def test_what_was_judged_is_delivered_as_if_it_were_made_anew():
+    source = network()
+    made: list[tuple[str, list[Location], int]] = []
+    for limit in (None, 1000):  # a limit that no rewrite reaches has the chosen layers quantized once more
+        graph, counter = source.clone(), DebugCounter(limit)
+        MixedQuantization(max_drop=50.0).apply(graph, replace(context(source), counter=counter))
+        made.append((print_graph(graph), [node.location for node in graph.nodes], counter.count))
+    assert made[0] == made[1]
+    assert any(location.module == "body.2" for location in made[0][1])
+
+
+def test_why_a_layer_cannot_be_quantized_names_its_module():
+    source = network()
+    node = next(node for node in source.nodes if node.location.module == "body.2")
+    source.set_input(node, 1, source.add_input("given", node.operand(1).type))
+    surroundings = context(source)
+    surroundings = replace(
+        surroundings,
+        calibration=[
+            {**feeds, "given": np.zeros(node.operand(1).type.shape, np.float32)} for feeds in surroundings.calibration
+        ],
+    )
+    result = MixedQuantization(max_drop=50.0).apply(source.clone(), surroundings)
+    assert any(miss.startswith("body.2: Conv stays in float: ") for miss in result.misses)
 
 
 def test_a_bound_that_nothing_meets_is_told():
