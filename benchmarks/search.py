@@ -5,7 +5,7 @@
     pip download --no-deps --no-binary :all: vaderSentiment==3.3.2      # unpack it into FOLDER
     python benchmarks/search.py search MODEL... --root FOLDER [--minutes 15]
     pip install optuna
-    python benchmarks/search.py optuna MODEL --root FOLDER [--trials 100]
+    python benchmarks/search.py optuna MODEL --root FOLDER [--trials 100] [--study FILE]
 
 The models are `cnn` and `vit`, trained here on Fashion-MNIST or read from `--cache`, `minilm` with a linear layer that
 rates how kind a film review is, and `ocr` as a package ships it. A uniform preset is one technique with one setting
@@ -33,7 +33,7 @@ import planish
 from planish.driver.job import prepare
 from planish.driver.measurement import Latency
 from planish.driver.model import read_model
-from planish.driver.plans import Plan, Point, front, plans_of
+from planish.driver.plans import Plan, Point, plans_of
 from planish.driver.recipe import Recipe, Step
 from planish.driver.recipe_file import make_recipe
 from planish.driver.report import ConsoleReporter, search_table
@@ -184,16 +184,28 @@ def optuna(
     cache: Cache = Path("recovery-cache"),
     trials: Annotated[int, typer.Option(help="Pipelines that Optuna may build.")] = 100,
     minutes: Annotated[float, typer.Option(help="After which none is begun.")] = 60.0,
+    study: Annotated[Path | None, typer.Option(help="A file that keeps what was found, from which it goes on.")] = None,
 ) -> None:
     """Count the pipelines that Optuna builds until its front is as good as the search's."""
     import optuna as peer
 
     recipe = _recipe(model, root.absolute(), cache.absolute())
-    ours = look(recipe, ConsoleReporter(CONSOLE)).points
-    goal = _dominated(ours)
-    print(f"{model}: {len(ours)} plans built, their front dominates {goal:.4f}")
+    peer.logging.set_verbosity(peer.logging.WARNING)
+    kept = peer.create_study(
+        study_name=model,
+        storage=None if study is None else f"sqlite:///{study.absolute()}",
+        load_if_exists=True,
+        directions=["maximize", "minimize"],
+    )
+    kept.sampler = peer.samplers.NSGAIISampler(seed=len(kept.trials))  # which begins anew where a study goes on
+    found: list[tuple[float, float]] = [(it.values[0], it.values[1]) for it in kept.trials if it.values]
+    if not kept.user_attrs:
+        ours = look(recipe, ConsoleReporter(CONSOLE)).points
+        kept.set_user_attr("goal", _dominated([(point.gain, point.drop) for point in ours]))
+        kept.set_user_attr("plans", len(ours))
+    goal, count = kept.user_attrs["goal"], kept.user_attrs["plans"]
+    print(f"{model}: {count} plans built, their front dominates {goal:.4f}", flush=True)
     groups, layers = _places(recipe)
-    points: list[Point] = []
 
     def evaluate(trial: Any) -> tuple[float, float]:
         ratios = {it: trial.suggest_categorical(f"channels of {it}", (0.0, 0.25, 0.5, 0.75)) for it in groups}
@@ -203,22 +215,20 @@ def optuna(
         floats = [layer for layer in layers if trial.suggest_categorical(f"float {layer}", (False, True))]
         if len(floats) < len(layers):
             steps.append({"quantize": {"skip": floats, "required": False}})
-        points.append(point := runs.run(Plan(tuple(steps))))
-        reached = _dominated(points)
-        CONSOLE.print(f"{len(points)}: {point.gain:.2f}x, drop {point.drop:.4f}, front {reached:.4f} of {goal:.4f}")
+        point = runs.run(Plan(tuple(steps)))
+        found.append((point.gain, min(point.drop, 1.0)))
+        reached = _dominated(found)
+        CONSOLE.print(f"{len(found)}: {point.gain:.2f}x, drop {point.drop:.4f}, front {reached:.4f} of {goal:.4f}")
         if reached >= goal:
             trial.study.stop()
-        return point.gain, min(point.drop, 1.0)
+        return found[-1]
 
-    peer.logging.set_verbosity(peer.logging.WARNING)
-    study = peer.create_study(directions=["maximize", "minimize"], sampler=peer.samplers.NSGAIISampler(seed=0))
     with tempfile.TemporaryDirectory() as scratch:
         runs = _trials(recipe, Path(scratch))
-        study.optimize(evaluate, n_trials=trials, timeout=60 * minutes)
-    ratio = len(points) / len(ours)
-    is_equal = _dominated(points) >= goal
-    outcome = "an equal front after" if is_equal else f"{_dominated(points) / goal:.2f} of the front after"
-    print(f"{model}: Optuna has {outcome} {len(points)} pipelines, {ratio:.1f} times as many")
+        kept.optimize(evaluate, n_trials=trials - len(found), timeout=60 * minutes)
+    reached = _dominated(found)
+    outcome = "an equal front after" if reached >= goal else f"{reached / goal:.2f} of the front after"
+    print(f"{model}: Optuna has {outcome} {len(found)} pipelines, {len(found) / count:.1f} times as many")
 
 
 def _places(recipe: Recipe) -> tuple[list[str], list[str]]:
@@ -230,14 +240,13 @@ def _places(recipe: Recipe) -> tuple[list[str], list[str]]:
     return list(dict.fromkeys(groups)), list(dict.fromkeys(str(node.location) for node in heavy))
 
 
-def _dominated(points: Sequence[Point]) -> float:
-    """The area, of speed-up above 1 by drop below the budget, that a front dominates."""
+def _dominated(found: Sequence[tuple[float, float]]) -> float:
+    """The area that speed-ups dominate with their drops: of speed-up above 1, by drop below the budget."""
     area, best = 0.0, BUDGET
-    for point in front(points):  # the fastest first
-        drop = max(point.drop, 0.0)
+    for gain, drop in sorted(found, reverse=True):
         if drop < best:
-            area += (best - drop) * max(point.gain - 1, 0.0)
-            best = drop
+            area += (best - max(drop, 0.0)) * max(gain - 1, 0.0)
+            best = max(drop, 0.0)
     return area
 
 
