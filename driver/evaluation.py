@@ -21,7 +21,7 @@ Run: TypeAlias = Callable[[Feeds], Sequence[np.ndarray]]
 
 _RESAMPLES, _ENOUGH, _SECONDS = 1000, 200, 2.0
 """How often batches are drawn anew, how often at the least for percentiles to say something, and for how long."""
-_FEWEST, _GROUPS = 8, 20
+FEWEST, _GROUPS = 8, 20
 """How many batches it takes to draw from, and into how many groups they are divided at the most."""
 
 
@@ -149,7 +149,7 @@ def drop_interval(metric: Metric, before: Score, after: Score, confidence: float
         low, high = np.quantile(drops, (1 - confidence, confidence))
         return float(low), float(high)
     drops = _drops(metric, before.groups, after.groups)
-    if drops.size < _FEWEST:
+    if drops.size < FEWEST:
         return None
     drop, reach = metric.drop(before.value, after.value), float(stdtrit(drops.size - 1, confidence))
     deviation = float(drops.std(ddof=1)) / math.sqrt(drops.size)
@@ -205,7 +205,7 @@ def evaluate(metric: Metric, run: Run, batches: Sequence[Batch], *, resamples: b
     if metric.function in HITS:
         return Score(value, HITS[metric.function](predictions, labels))
     count = len(labels)
-    if not resamples or count < _FEWEST:
+    if not resamples or count < FEWEST:
         return Score(value)
 
     def on(places: Iterable[int]) -> float:

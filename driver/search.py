@@ -30,7 +30,7 @@ import yaml
 from ..ir.drafts import beside, workspace
 from ..ir.errors import BudgetError, UsageError
 from ..ir.files import writing
-from .evaluation import Score, drop_interval, evaluate, largest_drop
+from .evaluation import FEWEST, Score, drop_interval, evaluate, largest_drop
 from .executor import opened
 from .guess import Guess
 from .job import Job, prepare
@@ -69,9 +69,11 @@ class Found:
     @property
     def doubt(self) -> str:
         """What the data that plans were tested on say against the budget's being kept; empty where they show it."""
-        high = self.drop if self.interval is None else self.interval[1]
         if self.drop > self.budget:
             return f"beyond the budget of {self.budget:g}: ask for less, or give more evaluation data"
+        if self.interval is None:
+            return f"with no interval: {FEWEST} batches or more in each half of the evaluation data would tell one"
+        high = self.interval[1]
         if high <= self.budget:
             return ""
         told = f"which doesn't show that the budget of {self.budget:g} is kept"
