@@ -12,8 +12,8 @@ rates how kind a film review is, and `ocr` as a package ships it. A uniform pres
 for all layers; the fastest counts of those that half of the evaluation data show to keep the budget, and of those whose
 drop itself keeps it there. Speed is the median ratio over rounds with its quartiles, one sample, all artifacts in turn
 in one run. The drop on the other half has a 95 % interval. Optuna (NSGA-II) chooses a share of channels for every
-group, a precision for every layer, and whether to distil; it has an equal front once what its front dominates, of speed
-and drop up to the budget, is as much as the search's front does.
+group, a precision for every layer, of transformers how activations are made integers, and whether to distil; it has an
+equal front once what its front dominates, of speed and drop up to the budget, is as much as the search's front does.
 """
 
 import os
@@ -71,6 +71,7 @@ class Model(StrEnum):
     OCR = "ocr"
 
 
+TRANSFORMERS = (Model.VIT, Model.MINILM)
 Root = Annotated[Path, typer.Option(help="Where data are unpacked.")]
 Cache = Annotated[Path, typer.Option(help="Where trained models are kept.")]
 
@@ -132,7 +133,7 @@ def _recipe(model: Model, root: Path, cache: Path) -> Recipe:
     """What is searched."""
     strengths = [*({"speedup": speedup} for speedup in SPEEDUPS), *({"ratio": ratio} for ratio in RATIOS)]
     prunings = [{"prune-channels": strength} for strength in strengths]
-    quantizations: list[Step] = [QUANTIZE, DYNAMIC] if model in (Model.VIT, Model.MINILM) else [QUANTIZE]
+    quantizations: list[Step] = [QUANTIZE, DYNAMIC] if model in TRANSFORMERS else [QUANTIZE]
     distillations = ["distill"] if model is Model.MINILM else [DISTILL]
     if model in (Model.CNN, Model.VIT):
         distillations += LONG_DISTILLS
@@ -206,6 +207,7 @@ def optuna(
     goal, count = kept.user_attrs["goal"], kept.user_attrs["plans"]
     print(f"{model}: {count} plans built, their front dominates {goal:.4f}", flush=True)
     groups, layers = _places(recipe)
+    schemes = ("int8", "int8-dynamic") if model in TRANSFORMERS else ("int8",)
 
     def evaluate(trial: Any) -> tuple[float, float]:
         ratios = {it: trial.suggest_categorical(f"channels of {it}", (0.0, 0.25, 0.5, 0.75)) for it in groups}
@@ -214,7 +216,8 @@ def optuna(
             steps.append(DISTILL)
         floats = [layer for layer in layers if trial.suggest_categorical(f"float {layer}", (False, True))]
         if len(floats) < len(layers):
-            steps.append({"quantize": {"skip": floats, "required": False}})
+            scheme = trial.suggest_categorical("scheme", schemes)
+            steps.append({"quantize": {"scheme": scheme, "skip": floats, "required": False}})
         point = runs.run(Plan(tuple(steps)))
         found.append((point.gain, min(point.drop, 1.0)))
         reached = _dominated(found)
@@ -235,9 +238,10 @@ def _places(recipe: Recipe) -> tuple[list[str], list[str]]:
     """The layers that stand for groups of channels, and those that may be quantized, by module path."""
     with isolated_imports(HERE):
         graph = planish.optimize(read_model(recipe.model, HERE), "cleanup,fuse").graph
-    groups = [str(group.producers[0][0].location) for group in channel_groups(graph) if not group.frozen]
+    groups = [group.producers[0][0] for group in channel_groups(graph) if not group.frozen]
     heavy = [node for node in graph.nodes if has_trait(node.operator, Trait.CONTRACTING)]
-    return list(dict.fromkeys(groups)), list(dict.fromkeys(str(node.location) for node in heavy))
+    modules = [list(dict.fromkeys(node.location.module for node in nodes)) for nodes in (groups, heavy)]
+    return modules[0], modules[1]
 
 
 def _dominated(found: Sequence[tuple[float, float]]) -> float:
