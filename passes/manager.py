@@ -206,7 +206,8 @@ def _unchanged(step: Pass, misses: Sequence[str]) -> str:
         layers.setdefault(reason if colon else miss, []).extend([layer] if colon else [])
     reasons = [f"{reason} ({_some(names)})" if names else reason for reason, names in layers.items()]
     text = "".join(f"\n  {reason}" for reason in reasons[:_MOST_MISSES])
-    return f"pass {format_pass(step)} is required, but changed nothing" + (f":{text}" if text else "")
+    found = f"pass {format_pass(step)} is required, but changed nothing" + (f":{text}" if text else "")
+    return f"{found}\nrequired=false lets it change nothing"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -81,6 +81,7 @@ class Factorization(Pass):
     flops: Annotated[float, Interval(ge=0, lt=1), Unit("1")] = 0.0
     parameters: Annotated[float, Interval(ge=0, lt=1), Unit("1")] = 0.0
     max_drop: Annotated[float, Interval(gt=0, le=100), Unit("%")] = 1.0
+    required: bool = True
 
     def require(self, context: PassContext) -> None:
         if (self.flops or self.parameters) and not context.calibration:

@@ -102,6 +102,7 @@ class ChannelPruning(Pass):
     round_to: Annotated[int, Ge(1)] = 8
     strict: bool = False
     repair: bool = True
+    required: bool = True
 
     def require(self, context: PassContext) -> None:
         if 0 < self.speedup <= 1:
