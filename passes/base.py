@@ -3,7 +3,7 @@
 import sys
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -17,7 +17,7 @@ from ..ir.graph import Graph, Node, nested
 from ..targets import Target
 from .debug_counter import DebugCounter
 from .options import check_options
-from .selection import Selection, check_only
+from .selection import Selection
 
 Feeds = Mapping[str, np.ndarray]
 """One batch: an array for each input of the graph, by name."""
@@ -220,11 +220,6 @@ class PassContext:
         return is_selected and self.counter.should_execute(rewrite, nodes[0])
 
 
-def _every(graph: Graph) -> Iterator[Node]:
-    """The nodes of a graph, and of all that lie inside of them."""
-    return (node for part in nested(graph) for node in part.nodes)
-
-
 @contextmanager
 def _differentiable() -> Generator[None]:
     """Let passes compute gradients, in a process that has switched them off, too."""
@@ -289,16 +284,10 @@ class Pass(ABC):
 
     @final
     def apply(self, graph: Graph, context: PassContext) -> PassResult:
-        """Rewrite the graph in place, where `only` and `skip` let it; the way to call a pass without the manager.
-
-        Raises:
-            UsageError: the pass is LOSSY, and `only` matches nothing; or options make no sense for this graph.
-        """
+        """Rewrite the graph in place, where `only` and `skip` let it; the way to call a pass without the manager."""
         if not context.counter.should_start():
             return PassResult()
         narrowed = context.narrowed(self.only, self.skip)
-        if self.effect is Effect.LOSSY:
-            check_only(self.name, self.only, _every(graph))
         doubts = self.doubts(graph, narrowed)
         with _differentiable():
             found = self.run(graph, narrowed)
@@ -308,9 +297,10 @@ class Pass(ABC):
         """A sentence for each glob by which a LOSSY pass is to spare or to take something, and that matches nothing."""
         if self.effect is not Effect.LOSSY:  # presets hand globs on to passes that come too early or too late for them
             return []
+        nodes = (node for part in nested(graph) for node in part.nodes)
         return [
-            f"no layer is called {glob}, which only= or skip= names: `planish inspect` lists what there is"
-            for glob in context.selection.unmatched(_every(graph))
+            f"no layer is called {glob}, which only= or skip= names; `planish inspect` lists what there is"
+            for glob in context.selection.unmatched(nodes)
         ]
 
     @abstractmethod

@@ -107,7 +107,7 @@ class PassManager:
         results = [record.result for record in records[before:]]
         changed = any(result.changed for result in results)
         if step.required and not changed and not context.counter.is_over:
-            raise UsageError(_unchanged(step, [miss for result in results for miss in result.misses]))
+            raise UsageError(_unchanged(step, [it for result in results for it in (*result.notes, *result.misses)]))
         return changed
 
     def _step(self, step: Pass, graph: Graph, context: PassContext, judge: "_Judge") -> PassRecord:
@@ -198,12 +198,12 @@ class _Judge:
         return check
 
 
-def _unchanged(step: Pass, misses: Sequence[str]) -> str:
+def _unchanged(step: Pass, told: Sequence[str]) -> str:
     """What to say of a required pass that changed nothing: the reasons, each with the layers that it holds for."""
     layers: dict[str, list[str]] = {}
-    for miss in misses:
-        layer, colon, reason = miss.partition(": ")
-        layers.setdefault(reason if colon else miss, []).extend([layer] if colon else [])
+    for sentence in told:
+        layer, colon, reason = sentence.partition(": ")
+        layers.setdefault(reason if colon else sentence, []).extend([layer] if colon else [])
     reasons = [f"{reason} ({_some(names)})" if names else reason for reason, names in layers.items()]
     text = "".join(f"\n  {reason}" for reason in reasons[:_MOST_MISSES])
     found = f"pass {format_pass(step)} is required, but changed nothing" + (f":{text}" if text else "")

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Self
 
-from ..ir.errors import UsageError
 from ..ir.graph import Node
 
 
@@ -45,19 +44,6 @@ class Selection:
             names = _names(node)
             left = [glob for glob in left if not any(fnmatchcase(name, glob) for name in names)]
         return left
-
-
-def check_only(name: str, only: Sequence[str], nodes: Iterable[Node]) -> None:
-    """See that a pass finds some of what it is to take.
-
-    Raises:
-        UsageError: there are globs, and none of them matches any of the nodes.
-    """
-    asked = Selection().narrowed(only, ())
-    if only and not any(node in asked for node in nodes):
-        raise UsageError(
-            f"{name}: no layer is called {' or '.join(only)}, which only= names: `planish inspect` lists what there is"
-        )
 
 
 def _names(node: Node) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import planish
 from planish.ir.analysis.cost import summarize
 from planish.ir.errors import UsageError
 from planish.ir.graph import Constant, Graph
@@ -46,6 +47,16 @@ def scale(graph: Graph, name: str, factors: np.ndarray) -> None:
     """Multiply the filters of a layer, one number each."""
     constant = graph.constants[name]
     constant.data = (constant.data * factors.reshape(-1, *(1,) * (constant.data.ndim - 1))).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", ["prune-channels", "factorize"])
+def test_what_finds_nothing_to_take_is_an_error_that_says_why(name: str, new_net: Any) -> None:
+    graph = two_layers(new_net())
+    said = r"is required, but changed nothing:\n  no layer is called third, .*\n(  .*\n)*required=false lets it"
+    with pytest.raises(UsageError, match=said):
+        planish.optimize(graph, f"{name}{{ratio=0.5,only=third}}")
+    with pytest.warns(UserWarning, match=f"{name}.* changed nothing"):
+        planish.optimize(graph, f"{name}{{ratio=0.5,only=third,required=false}}")
 
 
 @pytest.mark.parametrize("importance", ["l1", "l2"])

@@ -185,12 +185,6 @@ def test_globs_that_name_no_layer_are_told():
     ]
 
 
-def test_a_pass_for_layers_of_which_there_is_none_is_an_error():
-    message = r"quantize: no layer is called steam or heads\.\*, which only= names: `planish inspect` lists"
-    with pytest.raises(UsageError, match=message):
-        quantized("convolutions", only=("steam", "heads.*"))
-
-
 def test_a_swish_between_integers_is_one_kernel(tmp_path):
     graph = Graph()
     op = Builder(graph)
