@@ -183,7 +183,7 @@ def optuna(
     model: Annotated[Model, typer.Argument(help="Which.")],
     root: Root = Path("/"),
     cache: Cache = Path("recovery-cache"),
-    trials: Annotated[int, typer.Option(help="Pipelines that Optuna may build.")] = 100,
+    trials: Annotated[int, typer.Option(help="Pipelines that Optuna may build, a study's included.")] = 100,
     minutes: Annotated[float, typer.Option(help="After which none is begun.")] = 60.0,
     study: Annotated[Path | None, typer.Option(help="A file that keeps what was found, from which it goes on.")] = None,
 ) -> None:

@@ -66,14 +66,10 @@ def test_what_was_judged_is_delivered_as_if_it_were_made_anew():
 def test_why_a_layer_cannot_be_quantized_names_its_module():
     source = network()
     node = next(node for node in source.nodes if node.location.module == "body.2")
-    source.set_input(node, 1, source.add_input("given", node.operand(1).type))
-    surroundings = context(source)
-    surroundings = replace(
-        surroundings,
-        calibration=[
-            {**feeds, "given": np.zeros(node.operand(1).type.shape, np.float32)} for feeds in surroundings.calibration
-        ],
-    )
+    weight = node.operand(1).type
+    source.set_input(node, 1, source.add_input("given", weight))
+    given = {"given": np.zeros(weight.shape, np.float32)}
+    surroundings = replace(context(source), calibration=[{**feeds, **given} for feeds in batches()])
     result = MixedQuantization(max_drop=50.0).apply(source.clone(), surroundings)
     assert any(miss.startswith("body.2: Conv stays in float: ") for miss in result.misses)
 
