@@ -39,13 +39,13 @@ def recipe() -> Iterator[str]:
     from planish.driver.recipe import Recipe
     from planish.driver.recipe_schema import recipe_schema
 
-    schema = Recipe.model_json_schema()
+    schema, hidden = Recipe.model_json_schema(), {key for key, entry in Recipe.model_fields.items() if entry.exclude}
     yield "# The keys of a recipe\n\n[Recipes](../recipes.md) says what they mean together; this is their schema."
     for title, section in (("A recipe", schema), *sorted(schema["$defs"].items())):
         rows = [
             (f"`{key}`", _type(entry), _default(key, entry, section), _described(section, key))
             for key, entry in section["properties"].items()
-            if _described(section, key) not in ("what relative paths are relative to.", "of the recipe in messages.")
+            if section is not schema or key not in hidden
         ]
         yield f"## {title}\n\n{_summary(section['description'])}\n\n" + table("key|type|default|meaning", rows)
     yield "`planish build` takes units: seconds as `5 ms`, bytes as `10 MB`, parts of a whole as `1%`."

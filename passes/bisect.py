@@ -26,13 +26,13 @@ class Fault:
 
     Attributes:
         step: the pass with its options, as in a pipeline.
-        position: of the pass among those of the pipeline, from 1.
-        rewrite: the name of the rewrite in it; empty where it is the pass as a whole, or it counts no rewrites.
+        position: the position of the pass in the pipeline, from 1.
+        rewrite: the name of the rewrite at fault; empty where it is the whole pass, or the pass counts no rewrites.
         node: what was rewritten: operator, name and layer; empty likewise.
-        number: of the application, from 1.
-        applications: of the whole pipeline, as far as it came.
-        reason: why it is wrong.
-        checks: how many it took.
+        number: the number of the application in its pass, the start of which is 1.
+        applications: how many applications the whole pipeline had, as far as it came.
+        reason: what is wrong, in words.
+        checks: how many checks it took to find.
     """
 
     step: str
@@ -46,10 +46,8 @@ class Fault:
 
     def __str__(self) -> str:
         where = f"rewrite {self.rewrite} of {self.node}" if self.rewrite else "the pass as a whole"
-        return (
-            f"pass {self.position}, {self.step}: {where} (application {self.number} of {self.applications})\n"
-            f"{self.reason}\nfound in {self.checks} checks"
-        )
+        count = f"application {self.number} of the pass; the pipeline has {self.applications}"
+        return f"pass {self.position}, {self.step}: {where} ({count})\n{self.reason}\nfound in {self.checks} checks"
 
 
 def bisect(
@@ -58,13 +56,13 @@ def bisect(
     context: PassContext,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Fault | None:
-    """The first application of a pipeline after which the graph is malformed or means something else; None if none is.
+    """Find the first application after which a pipeline's graph is malformed or means something else; None if none is.
 
     Args:
-        passes: in order; each must do the same every time.
-        check: of the source, a copy of which the pipeline starts from.
-        context: of the passes.
-        progress: told how far the search has come.
+        passes: the passes in order; each must do the same every time.
+        check: the numeric check; the pipeline starts from a copy of its source.
+        context: the context of the passes.
+        progress: called with a text that says how far the search has come.
 
     Raises:
         TargetError: a backend can't run what the passes make of the source, and none of them is at fault.
@@ -77,7 +75,7 @@ def bisect(
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """A pass that ran: what it was given, and whether it changed that."""
+    """A pass that ran: the graph that it was given, and whether it changed that."""
 
     step: Pass
     context: PassContext
@@ -133,7 +131,7 @@ class _Run:
                 if self._reason(start, end):
                     progress(f"the fault is in one of {end - start} passes")
                     return self._search(start, end)
-        if isinstance(self._crash, TargetError):  # a backend refuses what those before have made rightly
+        if isinstance(self._crash, TargetError):  # a backend refuses a graph that was made rightly
             raise self._crash
         return None if self._crash is None else ends
 
@@ -158,7 +156,7 @@ class _Run:
         return bad - 1
 
     def _reason(self, start: int, end: int) -> str:
-        """What is wrong between two boundaries, by the weakest effect of the passes between; empty if nothing is."""
+        """What is wrong between two boundaries, by the weakest promise of the passes between; empty if nothing is."""
         changing = [step.step for step in self._steps[start:end] if step.changed]
         if not changing:
             return ""
@@ -191,7 +189,7 @@ class _Run:
     # -- which rewrite in it
 
     def rewrite_at_fault(self, position: int, progress: Callable[[str], None]) -> Fault:
-        """The first application in a pass that makes it go wrong."""
+        """Find the first application of a pass after which something is wrong."""
         faulty = self._steps[position]
         good, bad = 0, faulty.applications
         reason = self._again(position, None)
@@ -201,7 +199,7 @@ class _Run:
             found = self._again(position, middle)
             good, bad, reason = (good, middle, found) if found else (middle, bad, reason)
         last = self._last
-        assert last is not None  # what goes wrong has begun
+        assert last is not None  # a pass that goes wrong was started
         return Fault(
             step=format_pass(faulty.step),
             position=position + 1,

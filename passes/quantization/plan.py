@@ -15,15 +15,15 @@ _COMPUTES = frozenset({"Add", "Concat", "GlobalAveragePool", "LeakyRelu", "Mul",
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What `static` is about to do.
+    """What static quantization is about to do.
 
     Attributes:
         reads: the values that get a grid, in the graph's order, with the places that will read them off it. Where the
             producer's kernel yields integers these are all places.
-        returned: of these values, those that the graph must return off their grid.
-        bounds: of the values, what they need not exceed, because no reader sees a difference outside of it.
+        returned: the values that kernels yield as integers; where the graph returns one, it must do so off the grid.
+        bounds: the range that each of the values need not exceed, because no reader sees a difference outside of it.
         moved: values that only move the elements of another one and so share its grid.
-        absorbed: activation functions that the bounds of their output's grid already apply.
+        folded_activations: activation functions that the bounds of their output's grid already apply.
         carriers: nodes without weights that will compute in integers.
     """
 
@@ -31,7 +31,7 @@ class Plan:
     returned: frozenset[Value]
     bounds: dict[Value, Bounds]
     moved: dict[Value, Value]
-    folded_activation: Sequence[Node]
+    folded_activations: Sequence[Node]
     carriers: Sequence[Node]
 
     @property
@@ -54,9 +54,9 @@ def make_plan(graph: Graph, layers: Sequence[Layer], operators: frozenset[str]) 
     target has a profitable kernel for it.
 
     Args:
-        graph: in float.
-        layers: that will compute in integers.
-        operators: that have a profitable integer kernel.
+        graph: the graph in float.
+        layers: the layers that will compute in integers.
+        operators: the operators that have a profitable integer kernel.
     """
     weighted = {layer.node for layer in layers}
     integers = {result(graph, node) for node in weighted if node.operator == "Conv"}
@@ -81,7 +81,7 @@ def make_plan(graph: Graph, layers: Sequence[Layer], operators: frozenset[str]) 
             for value, uses in reads.items()
         },
         moved={node.outputs[0]: node.inputs[0] for node in carriers if _keeps_grid(node.operator) and node.inputs[0]},
-        folded_activation=[node for node in graph.nodes if node.outputs[0] in integers and _is_bound(node)],
+        folded_activations=[node for node in graph.nodes if node.outputs[0] in integers and _is_bound(node)],
         carriers=tuple(carriers),
     )
 

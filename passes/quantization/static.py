@@ -23,12 +23,12 @@ class StaticQuantizer:
     """Rewrites a graph by a plan.
 
     Attributes:
-        graph: that is rewritten.
+        graph: the graph to rewrite.
         plan: what is quantized where.
-        grids: of the plan's values, without those that share another's.
-        weight_bits: of the weights, 8 at most; those of 4 or less are stored in 4.
+        grids: the grid of each of the plan's values that has one of its own.
+        weight_bits: the bits of the weights, 8 at most; weights of 4 bits or fewer are stored in 4.
         per_channel: whether each output channel's weights have a scale of their own.
-        rounded: weights that are in integers already, by channel.
+        rounded: the weights that are in integers already, with a scale for each channel.
     """
 
     graph: Graph
@@ -45,7 +45,7 @@ class StaticQuantizer:
         """Put values on their grids, and the layers' weights and biases into integers.
 
         Returns:
-            How rows are looked up now in those weights that embeddings share.
+            How rows are looked up now in the weights that embeddings share.
         """
         nodes = list(self.graph.nodes)
         following: dict[Node | None, Node | None] = dict(zip([None, *nodes], [*nodes, None], strict=True))
@@ -54,7 +54,7 @@ class StaticQuantizer:
             self._quantize_layer(layer)
         for value in self.plan.reads:
             self._quantize_activation(value, following[value.producer])
-        for node in self.plan.folded_activation:
+        for node in self.plan.folded_activations:
             self.graph.erase(node)
         drop_unused(self.graph, floats)
         return self._tables
@@ -62,7 +62,7 @@ class StaticQuantizer:
     def _quantize_activation(self, value: Value, before: Node | None) -> None:
         """Insert the pair that puts a value on its grid, and make its readers read it there."""
         producer = value.producer
-        source = producer.inputs[0] if producer in self.plan.folded_activation and producer is not None else value
+        source = producer.inputs[0] if producer in self.plan.folded_activations and producer is not None else value
         op = Builder(self.graph, before, Location() if producer is None else producer.location)
         scale, zero_point = self._grid_constants(op, value)
         integers = op.QuantizeLinear(source, scale, zero_point, name=f"{value.name}.integers")
@@ -93,7 +93,7 @@ class StaticQuantizer:
             self._keep_add_apart(layer.node)
 
     def _bias(self, op: Builder, layer: Layer, bias: np.ndarray, weight: IntegerWeight, step: float) -> Value:
-        """The bias on the grid of the products, which is the activation's times the weight's."""
+        """The bias on the grid of the products, whose step is the activation's times the weight's."""
         scale = (weight.scale * np.float32(step)).astype(np.float32)
         integers = np.rint(bias / scale.astype(np.float64)).astype(np.int32)
         name = f"{layer.weight.name}.bias"

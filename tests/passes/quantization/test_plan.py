@@ -46,20 +46,20 @@ SHAPE = "float32[1, 4, 6, 6]"
 def test_the_end_of_a_grid_stands_for_relu():
     _, found = plan(f"%a: {SHAPE} = Conv(%x, %w)\n%b: {SHAPE} = Relu(%a)\n%c: {SHAPE} = Conv(%b, %v)", "c")
     assert names(found) == ["x", "b", "c"]
-    assert outputs(found.folded_activation) == ["b"]
+    assert outputs(found.folded_activations) == ["b"]
 
 
-@pytest.mark.parametrize(("low", "folded_activation"), [("zero", ["b"]), ("one", [])])
-def test_the_ends_of_a_grid_stand_for_a_clip_that_holds_zero(low, folded_activation):
+@pytest.mark.parametrize(("low", "folded_activations"), [("zero", ["b"]), ("one", [])])
+def test_the_ends_of_a_grid_stand_for_a_clip_that_holds_zero(low, folded_activations):
     clip = f"%b: {SHAPE} = Clip(%a, %{low}, %six)"
     _, found = plan(f"%a: {SHAPE} = Conv(%x, %w)\n{clip}\n%c: {SHAPE} = Conv(%b, %v)", "c")
-    assert outputs(found.folded_activation) == folded_activation
+    assert outputs(found.folded_activations) == folded_activations
 
 
 def test_a_relu_that_others_share_the_input_of_stays():
     body = f"%a: {SHAPE} = Conv(%x, %w)\n%b: {SHAPE} = Relu(%a)\n%c: {SHAPE} = Conv(%a, %v)\n%d: {SHAPE} = Sub(%b, %c)"
     _, found = plan(body, "d")
-    assert not found.folded_activation
+    assert not found.folded_activations
 
 
 def test_a_sum_between_convolutions_is_carried_in_integers():
