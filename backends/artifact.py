@@ -46,12 +46,12 @@ def write_artifact(
 
     Args:
         directory: the folder to make.
-        graph: what to lower.
-        backend: what to lower it to.
+        graph: the graph to lower.
+        backend: the backend to lower it to.
         target: the machine to build for.
         extra: further keys of the manifest, such as measurements.
         key: the key that the manifest is signed with.
-        legal: what the backend's pipeline has made of the graph, if that was run by somebody else.
+        legal: the graph after the backend's pipeline, if the caller has run that already.
 
     Returns:
         The manifest.
@@ -116,7 +116,7 @@ def load(directory: str | Path, threads: int | None = None, *, key: bytes | None
 
     Args:
         directory: the artifact's folder.
-        threads: the number to run with; by default that of the target that it was built for.
+        threads: the number of threads to run with; by default that of the target that the artifact was built for.
         key: the key that the artifact has to be signed with, as by `planish build --sign`.
 
     Raises:

@@ -28,7 +28,7 @@ class Port:
     Attributes:
         name: the name of the input or output.
         dtype: numpy's name of the element type.
-        shape: ints and symbolic dimensions; None where not even the rank is known.
+        shape: the dimensions, ints or symbolic; None where not even the rank is known.
         container: `sequence` for a list of arrays, `optional` for one that may be None; empty for an array.
     """
 
@@ -75,8 +75,8 @@ class NodeTimes:
     """Seconds of a model's operators in one inference, by the module path of the nodes that they come from.
 
     Attributes:
-        modules: all operators.
-        conversions: QuantizeLinear and DequantizeLinear, as far as they run by themselves.
+        modules: the seconds of all operators.
+        conversions: the seconds of QuantizeLinear and DequantizeLinear, as far as they run by themselves.
     """
 
     modules: Mapping[str, float]
@@ -91,13 +91,13 @@ class Backend(ABC):
     """A runtime that graphs are lowered to.
 
     Attributes:
-        name: its name in recipes and manifests, which is that of its package.
+        name: the backend's name in recipes and manifests, which is that of its package.
         native: whether what it compiles is machine code of the target.
         tunable: whether `planish tune` measures its kernels.
         tells_times: whether `node_times` is there.
-        compiles_slowly: whether a graph takes so long to compile that passes don't do so only to be sure that what they
-            did pays.
-        weights: the names of files that hold numbers alone, which are checked while they are loaded; others are before.
+        compiles_slowly: whether a graph takes so long to compile that passes don't compile one only to make sure that
+            their change pays.
+        weights: the names of files that hold numbers alone: they are checked while they are loaded, other files before.
     """
 
     name: ClassVar[str]
@@ -137,7 +137,7 @@ class Backend(ABC):
         """Return why an artifact's results may be others here than on a machine with its target's instruction sets.
 
         Args:
-            directory: the artifact's.
+            directory: the artifact's folder.
             features: the target's instruction sets.
         """
         return ""
@@ -175,8 +175,8 @@ class Backend(ABC):
         """Refuse a graph that can't be compiled, as far as that shows in less time than compiling takes.
 
         Args:
-            legal: as `pipeline` leaves it.
-            source: what it was before, whose operators refusals name.
+            legal: the graph as `pipeline` leaves it.
+            source: the graph before the pipeline, whose operators refusals name.
             target: the machine to build for.
 
         Raises:
@@ -188,8 +188,8 @@ class Backend(ABC):
         """Write a graph in the backend's form into a folder; return the files.
 
         Args:
-            legal: as `pipeline` leaves it.
-            source: what it was before, whose operators refusals name.
+            legal: the graph as `pipeline` leaves it.
+            source: the graph before the pipeline, whose operators refusals name.
             target: the machine to build for.
             directory: the folder, which exists.
 
@@ -203,8 +203,8 @@ class Backend(ABC):
         """Return what the operators of graphs take, one by one, while all of a graph's run, and the graphs in turn.
 
         Args:
-            legal: as `pipeline` leaves them.
-            target: with the number of threads.
+            legal: the graphs as `pipeline` leaves them.
+            target: the target, with the number of threads.
             feeds: one inference's inputs.
 
         Raises:

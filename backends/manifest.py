@@ -34,7 +34,7 @@ def read_manifest(directory: Path, key: bytes | None = None) -> dict[str, Any]:
 
     Args:
         directory: the artifact's folder.
-        key: the key that it has to be signed with; None to take it unsigned, too.
+        key: the key that the manifest has to be signed with; None to take an unsigned one, too.
 
     Raises:
         ModelError: there is none, it can't be read or makes no sense, or it isn't signed with the key.

@@ -52,8 +52,8 @@ def timed_in_turn(
     """Time the nodes of graphs.
 
     Args:
-        watch: compiles a graph in a folder.
-        graphs: to be timed.
+        watch: compiles a graph in a folder, and returns it ready to be timed.
+        graphs: the graphs to time.
         feeds: one inference's inputs.
     """
     with workspace() as folder:

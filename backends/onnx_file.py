@@ -33,11 +33,11 @@ def write_onnx(
     """Write the graph as an ONNX file, whole or not at all; equal graphs give equal bytes.
 
     Args:
-        graph: what to write.
+        graph: the graph to write.
         path: the file.
-        inline_bytes: weights that are larger in all go into a file beside the model, named like it with `.data`
-            appended; by default what a protobuf, which ends at 2 GiB, can't hold.
-        metadata: what the model says of itself, by key.
+        inline_bytes: the most bytes of weights in the model's own file; if there are more, they go into a file beside
+            it, named like it with `.data` appended. The default is near the 2 GiB at which a protobuf ends.
+        metadata: the model's metadata, by key.
 
     Raises:
         TargetError: an operator that ONNX can't express, by name and layer.

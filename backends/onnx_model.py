@@ -40,8 +40,8 @@ def to_onnx(graph: Graph, metadata: Mapping[str, str] = MappingProxyType({})) ->
     graph, reaches its output through an Identity; a constant that is returned under two names is two initializers.
 
     Args:
-        graph: to convert.
-        metadata: what the model says of itself, by key.
+        graph: the graph to convert.
+        metadata: the model's metadata, by key.
 
     Raises:
         TargetError: an operator that ONNX can't express, by name and layer.

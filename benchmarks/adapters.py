@@ -94,9 +94,9 @@ class Results:
     """The rows of a draw of sentences.
 
     Args:
-        seed: of the draw.
+        seed: the seed of the draw.
         judge: batches with their labels.
-        table: gets the rows.
+        table: the table that gets the rows.
     """
 
     def __init__(self, seed: int, judge: list[tuple[Any, np.ndarray]], table: Table) -> None:
@@ -120,9 +120,9 @@ def main(
     archive: Annotated[Path, typer.Argument(help="The sources of vaderSentiment.")],
     samples: Annotated[int, typer.Option(help="Sentences to learn from.")] = 2000,
     test: Annotated[int, typer.Option(help="Sentences to judge on.")] = 2000,
-    epochs: Annotated[int, typer.Option(help="Of training.")] = 3,
+    epochs: Annotated[int, typer.Option(help="Epochs of training.")] = 3,
     seeds: Annotated[int, typer.Option(help="Draws of the sentences.")] = 3,
-    rank: Annotated[int, typer.Option(help="Of the adapters.")] = 8,
+    rank: Annotated[int, typer.Option(help="The rank of the adapters.")] = 8,
 ) -> None:
     """Print what adapters are worth."""
     texts, labels = reviews(archive)

@@ -73,9 +73,9 @@ class Case:
 
     Attributes:
         source: the model's file.
-        pipeline: what follows upon `cleanup,fuse`.
+        pipeline: the pipeline behind `cleanup,fuse`.
         data: batches to calibrate with.
-        graph: what the passes make of it.
+        graph: the graph that the passes make.
     """
 
     source: Path
@@ -159,13 +159,13 @@ def report(rows: list[dict[str, Any]]) -> None:
 
 
 def main(
-    only: Annotated[str, typer.Option(help="a glob of models, or several with | between them")] = "*",
-    rounds: Annotated[int, typer.Option(help="builds with a full cache, in either way")] = 3,
-    parts: Annotated[str, typer.Option(help="build, compile, or both")] = "build,compile",
-    pipelines: Annotated[int, typer.Option(help="how many of a model's: float32, then int8, then bfloat16")] = 3,
-    threads: Annotated[int, typer.Option(help="of everything")] = 2,
-    folder: Annotated[Path | None, typer.Option(help="where exported models are kept, and found")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the results to a file")] = None,
+    only: Annotated[str, typer.Option(help="A glob of models, or several with | between them.")] = "*",
+    rounds: Annotated[int, typer.Option(help="Builds with a full cache, in either way.")] = 3,
+    parts: Annotated[str, typer.Option(help="What to time: build, compile, or both.")] = "build,compile",
+    pipelines: Annotated[int, typer.Option(help="How many pipelines of a model: float32, int8, bfloat16.")] = 3,
+    threads: Annotated[int, typer.Option(help="Threads of whatever runs.")] = 2,
+    folder: Annotated[Path | None, typer.Option(help="A folder where exported models are kept, and found.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the results to a file.")] = None,
 ) -> None:
     warnings.simplefilter("ignore")
     os.environ["TVM_NUM_THREADS"] = str(threads)

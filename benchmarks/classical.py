@@ -120,11 +120,11 @@ def _classed(error: Exception, named: set[str]) -> Outcome:
 
 
 def main(
-    results: Annotated[Path | None, typer.Option("--json", help="Where to write every outcome as JSON.")] = None,
+    results: Annotated[Path | None, typer.Option("--json", help="The JSON file to write every outcome to.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="A glob of the names of models; may be repeated.")] = None,
-    path: Annotated[list[str] | None, typer.Option(help="Where to run them: interpreter, onnxruntime, tvm.")] = None,
+    path: Annotated[list[str] | None, typer.Option(help="A path to run on: interpreter, onnxruntime, tvm.")] = None,
     jobs: Annotated[int, typer.Option(help="Processes side by side.")] = 2,
-    seconds: Annotated[float, typer.Option(help="After which a model counts as hung.")] = SECONDS,
+    seconds: Annotated[float, typer.Option(help="Seconds after which a model counts as hung.")] = SECONDS,
 ) -> None:
     """Count the classical models that planish builds, on every path."""
     import classical_models

@@ -60,11 +60,11 @@ class Case:
     """An estimator, what it is fitted to and how it is converted.
 
     Attributes:
-        estimator: not fitted yet.
+        estimator: the estimator, not fitted yet.
         data: the name of a data set.
-        opset: of the standard's operators.
-        ml_opset: of `ai.onnx.ml`.
-        options: of the converter, for a step of a pipeline.
+        opset: the opset of the standard's operators.
+        ml_opset: the opset of `ai.onnx.ml`.
+        options: the converter's options for a step of a pipeline.
         step: the number of that step.
     """
 
@@ -215,7 +215,7 @@ DATA: dict[str, Callable[[], Data]] = {
 _PLAIN = {"zipmap": False}
 _COLUMNS = {"zipmap": "columns"}
 _LOCALE = {"locale": "C"}
-"""That which every machine has: ONNX Runtime asks for `en_US.UTF-8` by default."""
+"""The locale that every machine has: ONNX Runtime asks for `en_US.UTF-8` by default."""
 
 
 def _scaled(estimator: Any, *before: Any) -> Any:

@@ -349,7 +349,7 @@ def faults(row: dict[str, Any]) -> list[str]:
 def main(
     rounds: Annotated[int, typer.Option(help="Runs of each tool that count.")] = 3,
     only: Annotated[str, typer.Option(help="A glob of models.")] = "*",
-    folder: Annotated[Path | None, typer.Option(help="Where exported models are kept, and found.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="A folder where exported models are kept, and found.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the results to a file.")] = None,
 ) -> None:
     """Measure, print a table, and fail if a bar is missed."""

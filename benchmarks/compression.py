@@ -195,12 +195,12 @@ def _line(error: Exception) -> str:
 @app.command()
 def structured(
     only: Annotated[list[str] | None, typer.Option(help="A glob of the names of models; may be repeated.")] = None,
-    ratio: Annotated[float, typer.Option(help="Of the channels of each group.")] = 0.3,
-    fused: Annotated[bool, typer.Option("--fused", help="After `fuse`.")] = False,
-    onnx: Annotated[bool, typer.Option("--onnx", help="Read from ONNX as torch exports it.")] = False,
-    results: Annotated[Path | None, typer.Option("--json", help="Where to write every outcome as JSON.")] = None,
+    ratio: Annotated[float, typer.Option(help="The share of the channels of each group that is removed.")] = 0.3,
+    fused: Annotated[bool, typer.Option("--fused", help="Run `fuse` before pruning.")] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Read models from ONNX as torch exports it.")] = False,
+    results: Annotated[Path | None, typer.Option("--json", help="The JSON file to write every outcome to.")] = None,
     jobs: Annotated[int, typer.Option(help="Processes side by side.")] = 2,
-    seconds: Annotated[float, typer.Option(help="After which a model counts as hung.")] = SECONDS,
+    seconds: Annotated[float, typer.Option(help="Seconds after which a model counts as hung.")] = SECONDS,
 ) -> None:
     """Count the models of the zoo that give a valid smaller graph, equal to the whole with the same channels masked."""
     names = [name for name in zoo.names(False) if any(fnmatchcase(name, pattern) for pattern in only or ["*"])]
@@ -236,11 +236,11 @@ def report(found: Mapping[str, Outcome], title: str) -> None:
 
 @app.command()
 def trained(
-    data: Annotated[Path, typer.Argument(help="Where dataset-fashion-mnist is unpacked.")],
-    cache: Annotated[Path, typer.Option(help="Where trained weights are kept.")] = Path("trained"),
+    data: Annotated[Path, typer.Argument(help="The folder where dataset-fashion-mnist is unpacked.")],
+    cache: Annotated[Path, typer.Option(help="The folder where trained weights are kept.")] = Path("trained"),
     flops: Annotated[float, typer.Option(help="The share of the operations that is removed.")] = 0.5,
     samples: Annotated[int, typer.Option(help="Unlabelled images.")] = 512,
-    seeds: Annotated[int, typer.Option(help="Draws of these.")] = 3,
+    seeds: Annotated[int, typer.Option(help="Draws of the images.")] = 3,
 ) -> None:
     """Prune a trained network by a share of its operations, and print what accuracy is left."""
     from quantization_trained import small_cnn

@@ -45,9 +45,9 @@ class Made:
     """What a pipeline has made of a model.
 
     Attributes:
-        losses: of each example, in points.
-        left: of parameters, bytes and operations, in percent; empty where nothing was made.
-        seconds: of processors that the pipeline took.
+        losses: the loss of each example, in points.
+        left: the parameters, bytes and operations that are left, in percent; empty where nothing was made.
+        seconds: the processor seconds that the pipeline took.
         said: why there is nothing, or what else is known.
     """
 
@@ -58,12 +58,12 @@ class Made:
 
 
 def defaults(
-    models: Annotated[list[subjects.Model], typer.Argument(help="Which.")],
-    root: Annotated[Path, typer.Option(help="Where data are unpacked.")] = Path("/"),
-    cache: Annotated[Path, typer.Option(help="Where trained weights are kept.")] = Path("trained"),
+    models: Annotated[list[subjects.Model], typer.Argument(help="The models to compress.")],
+    root: Annotated[Path, typer.Option(help="The folder where data are unpacked.")] = Path("/"),
+    cache: Annotated[Path, typer.Option(help="The folder where trained weights are kept.")] = Path("trained"),
     seeds: Annotated[int, typer.Option(help="Draws of samples.")] = 1,
-    samples: Annotated[int, typer.Option(help="Without labels.")] = 256,
-    epochs: Annotated[int, typer.Option(help="Of training, where a network is trained.")] = 2,
+    samples: Annotated[int, typer.Option(help="Samples to calibrate on, without labels.")] = 256,
+    epochs: Annotated[int, typer.Option(help="Epochs of training, where a network is trained.")] = 2,
     limit: Annotated[int, typer.Option(help="Batches to judge on.")] = 10_000,
     only: Annotated[list[str] | None, typer.Option(help="A glob of pipelines; may be repeated.")] = None,
 ) -> None:
@@ -96,7 +96,7 @@ class Press:
 
     Args:
         subject: the model with its data.
-        samples: to calibrate on, without labels.
+        samples: the number of samples to calibrate on, without labels.
     """
 
     def __init__(self, subject: Subject, samples: int) -> None:

@@ -216,7 +216,7 @@ def _cases() -> dict[str, Case]:
 
 
 def main(
-    results: Annotated[Path | None, typer.Option("--json", help="Where to write every outcome as JSON.")] = None,
+    results: Annotated[Path | None, typer.Option("--json", help="The JSON file to write every outcome to.")] = None,
     only: Annotated[str, typer.Option(help="A glob of the names of cases.")] = "*",
     skip: Annotated[list[str] | None, typer.Option(help="A path to leave out; may be repeated.")] = None,
     passes: Annotated[str, typer.Option(help="A pipeline that cases go through first.")] = "",

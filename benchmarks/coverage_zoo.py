@@ -190,13 +190,13 @@ def _line(error: Exception) -> str:
 
 
 def main(
-    results: Annotated[Path | None, typer.Option("--json", help="Where to write every outcome as JSON.")] = None,
+    results: Annotated[Path | None, typer.Option("--json", help="The JSON file to write every outcome to.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="A glob of the names of models; may be repeated.")] = None,
-    dynamic: Annotated[bool, typer.Option("--dynamic", help="With symbolic sizes, where a model has some.")] = False,
+    dynamic: Annotated[bool, typer.Option("--dynamic", help="Use symbolic sizes, where a model has some.")] = False,
     passes: Annotated[str, typer.Option(help="A pipeline that models go through first.")] = "",
-    path: Annotated[list[str] | None, typer.Option(help="Where to run them: interpreter, onnxruntime, tvm.")] = None,
+    path: Annotated[list[str] | None, typer.Option(help="A path to run on: interpreter, onnxruntime, tvm.")] = None,
     jobs: Annotated[int, typer.Option(help="Processes side by side.")] = 2,
-    seconds: Annotated[float, typer.Option(help="After which a model counts as hung.")] = SECONDS,
+    seconds: Annotated[float, typer.Option(help="Seconds after which a model counts as hung.")] = SECONDS,
 ) -> None:
     """Count the models of the zoo that planish gets right, on every path."""
     names = [name for name in zoo.names(dynamic) if any(fnmatchcase(name, pattern) for pattern in only or ["*"])]

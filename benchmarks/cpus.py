@@ -159,11 +159,11 @@ def _row(cpu: Description, answers: Mapping[str, Answer], folder: Path) -> Row:
 
 
 def main(
-    only: Annotated[str, typer.Option(metavar="PATTERN", help="CPUs of these names")] = "*",
-    chosen: Annotated[str, typer.Option("--cases", metavar="PATTERN", help="graphs of these names")] = "*",
-    root: Annotated[Path | None, typer.Option(help="a folder with Python for AArch64, to emulate")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="CPUs that are looked at side by side")] = os.cpu_count() or 1,
-    output: Annotated[Path | None, typer.Option("--json", help="where to write all that was found")] = None,
+    only: Annotated[str, typer.Option(metavar="PATTERN", help="A glob of the names of CPUs.")] = "*",
+    chosen: Annotated[str, typer.Option("--cases", metavar="PATTERN", help="A glob of the names of graphs.")] = "*",
+    root: Annotated[Path | None, typer.Option(help="A folder with Python for AArch64, to emulate.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="CPUs that are looked at side by side.")] = os.cpu_count() or 1,
+    output: Annotated[Path | None, typer.Option("--json", help="The JSON file to write all that was found to.")] = None,
 ) -> None:
     console = Console(stderr=True)
     cpus = [cpu for name, cpu in descriptions().items() if fnmatchcase(name, only)]

@@ -55,9 +55,9 @@ def check(name: str, paths: Sequence[str], folder: Path) -> dict[str, Outcome]:
     """The outcome of a model on each path: a pipeline and a backend.
 
     Args:
-        name: of the model.
-        paths: that are tried.
-        folder: for graphs before and after passes, which are taken from there if they are there already.
+        name: the model's name.
+        paths: the paths to try.
+        folder: the folder for graphs before and after passes; those that are there already are taken from it.
     """
     place = folder / name.replace("/", "-")
     place.mkdir(parents=True, exist_ok=True)
@@ -142,13 +142,13 @@ def _classed(error: Exception) -> Outcome:
 
 
 def main(
-    results: Annotated[Path | None, typer.Option("--json", help="Where to write every outcome as JSON.")] = None,
+    results: Annotated[Path | None, typer.Option("--json", help="The JSON file to write every outcome to.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="A glob of the names of models; may be repeated.")] = None,
     kind: Annotated[list[str] | None, typer.Option(help="What to build: float, int8.")] = None,
     backend: Annotated[list[str] | None, typer.Option(help="What to build for: onnxruntime, tvm.")] = None,
     keep: Annotated[Path | None, typer.Option(help="A folder for graphs that a later run goes on from.")] = None,
     jobs: Annotated[int, typer.Option(help="Processes side by side.")] = 1,
-    seconds: Annotated[float, typer.Option(help="After which a model counts as hung.")] = SECONDS,
+    seconds: Annotated[float, typer.Option(help="Seconds after which a model counts as hung.")] = SECONDS,
 ) -> None:
     """Count the detectors that planish builds, on every path."""
     chosen = [name for name in names() if any(fnmatchcase(name, pattern) for pattern in only or ["*"])]

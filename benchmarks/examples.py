@@ -27,8 +27,8 @@ def built(name: str, backend: str | None, folder: Path) -> Any:
 
 
 def main(
-    only: Annotated[str | None, typer.Option(help="Of the examples, one.")] = None,
-    backend: Annotated[str | None, typer.Option(help="Instead of the recipes'.")] = None,
+    only: Annotated[str | None, typer.Option(help="The one example to build.")] = None,
+    backend: Annotated[str | None, typer.Option(help="The backend to build for, instead of the recipes'.")] = None,
 ) -> None:
     """Build the examples, and print what changed as a table of Markdown."""
     print("| model | metric | before | after | size | speed (quartiles) | backend |\n|-|-|-|-|-|-|-|")

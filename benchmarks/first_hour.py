@@ -46,9 +46,9 @@ class Effort:
     """What a tool asks of its user for a job.
 
     Attributes:
-        commands: to enter.
-        lines: of programs and settings to write.
-        tries: until it worked, or was given up.
+        commands: the number of commands to enter.
+        lines: the number of lines of programs and settings to write.
+        tries: the number of tries until it worked, or was given up.
     """
 
     commands: int
@@ -61,10 +61,10 @@ class Run:
     """How a job went.
 
     Attributes:
-        seconds: on the clock.
-        processor: seconds of all processes.
+        seconds: the seconds by the clock.
+        processor: the processor seconds of all processes.
         size: bytes of what was written; 0 if it failed.
-        cosine: of the first output to the source's.
+        cosine: the cosine of the first output to the source's.
         error: the last line of what failed.
     """
 
@@ -223,13 +223,13 @@ def report(runs: dict[tuple[str, str], list[Run]]) -> bool:
 
 
 def main(
-    environment: Annotated[list[Path] | None, typer.Option(help="a tool's, in a folder of its name")] = None,
-    only: Annotated[str | None, typer.Option(help="one job")] = None,
-    rounds: Annotated[int, typer.Option(help="in which each tool does each job once")] = 3,
-    images: Annotated[int, typer.Option(help="to calibrate with")] = 32,
-    layers: Annotated[int, typer.Option(help="of BERT")] = 12,
-    width: Annotated[int, typer.Option(help="of BERT, by 64")] = 768,
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the results to a file")] = None,
+    environment: Annotated[list[Path] | None, typer.Option(help="A tool's virtual environment, named like it.")] = None,
+    only: Annotated[str | None, typer.Option(help="The one job to run.")] = None,
+    rounds: Annotated[int, typer.Option(help="Rounds in which each tool does each job once.")] = 3,
+    images: Annotated[int, typer.Option(help="Images to calibrate with.")] = 32,
+    layers: Annotated[int, typer.Option(help="Layers of BERT.")] = 12,
+    width: Annotated[int, typer.Option(help="The width of BERT, a multiple of 64.")] = 768,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the results to a file.")] = None,
 ) -> None:
     """Run all jobs with all tools, print a table, and fail where planish asks for more than another tool."""
     places = {"planish": Path(sys.executable).parent, **{it.name: it.absolute() / "bin" for it in environment or []}}

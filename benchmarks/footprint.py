@@ -101,8 +101,8 @@ def measured(extra: str, archive: Path) -> dict[str, Any]:
 
 
 def main(
-    only: Annotated[str, typer.Option(help="pattern of extras")] = "*",
-    output: Annotated[Path | None, typer.Option("--json", help="file to write results to")] = None,
+    only: Annotated[str, typer.Option(help="A glob of extras.")] = "*",
+    output: Annotated[Path | None, typer.Option("--json", help="The file to write the results to.")] = None,
 ) -> None:
     """Measure the environments, and print what they hold."""
     with tempfile.TemporaryDirectory(prefix="planish-") as temporary:

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 EXTRAS = {"first-build": "build", "write-a-pass": "build", "transformer-int8": "build,examples"}
 """What each tutorial has to be installed with."""
 OWN = ('pip install -e ".[build]"', "planish quantize {model} -d {data}")
-"""From a clone to an artifact of an own ONNX file."""
+"""The commands from a clone to an artifact of an own ONNX file."""
 
 
 def run(command: str, folder: Path, environment: Path) -> tuple[float, str]:
@@ -57,7 +57,7 @@ def tried(name: str, given: tuple[Path, Path] | None) -> dict[str, Any]:
     """Each command of a case with its seconds, up to the first that fails, in a clone and an environment of its own.
 
     Args:
-        name: of the case.
+        name: the name of the case.
         given: an own model, and its data.
     """
     with tempfile.TemporaryDirectory(prefix="planish-") as temporary:
@@ -77,10 +77,10 @@ def tried(name: str, given: tuple[Path, Path] | None) -> dict[str, Any]:
 
 
 def main(
-    only: Annotated[str | None, typer.Option(help="readme, a tutorial's name, or 'own model'")] = None,
-    model: Annotated[Path | None, typer.Option(help="the own model, an ONNX file")] = None,
-    data: Annotated[Path | None, typer.Option(help="what it is calibrated on")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the results to a file")] = None,
+    only: Annotated[str | None, typer.Option(help="The one case: readme, a tutorial's name, or 'own model'.")] = None,
+    model: Annotated[Path | None, typer.Option(help="An own model, as an ONNX file.")] = None,
+    data: Annotated[Path | None, typer.Option(help="The data that the own model is calibrated on.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the results to a file.")] = None,
 ) -> None:
     """Try all cases, print what each command took, and fail where a page shows something else."""
     assert (model is None) == (data is None), "a model comes with data"

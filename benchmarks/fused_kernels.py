@@ -46,11 +46,11 @@ class Case:
     """A fused operator on inputs of some shapes.
 
     Attributes:
-        operator: as a target lists it.
-        shapes: of the inputs.
-        build: writes it.
-        spelled: writes the same otherwise, where that isn't how `legalize` does.
-        note: what is special about it.
+        operator: the operator, as a target lists it.
+        shapes: the shapes of the inputs.
+        build: writes the operator into a graph.
+        spelled: writes the same in other operators, where these aren't the ones that `legalize` writes.
+        note: what is special about the case.
         is_integer: whether its products are quantized dynamically.
     """
 
@@ -74,7 +74,7 @@ class Case:
         return planish.optimize(graph, "quantize{scheme=int8-dynamic}").graph if self.is_integer else graph
 
     def fused_and_spelled(self) -> tuple[Graph, Graph]:
-        """Both as graphs that the runtime takes."""
+        """The fused and the spelled form as graphs that the runtime takes."""
         target = load_target("native")
         fused = legalized(self.graph(self.build), replace(target, fused={}), "onnxruntime")
         kept = frozenset(FUSED) - {self.operator}
@@ -83,7 +83,7 @@ class Case:
 
 
 def attention(heads: int, guarded: bool = False) -> Callable[..., Value]:
-    """Spelled out as exporters do, with a guard against rows that are masked altogether or without."""
+    """Attention spelled out as exporters do it, with a guard against rows that are masked altogether or without."""
 
     def build(op: Builder, q: Value, k: Value, v: Value) -> Value:
         width = q.type.static_shape[2] // heads
@@ -208,8 +208,8 @@ def ratio(slow: np.ndarray, fast: np.ndarray) -> str:
 
 
 def main(
-    threads: Annotated[int, typer.Option(help="Of each session.")] = 2,
-    seconds: Annotated[float, typer.Option(help="For each case.")] = 1.5,
+    threads: Annotated[int, typer.Option(help="Threads of each session.")] = 2,
+    seconds: Annotated[float, typer.Option(help="Seconds for each case.")] = 1.5,
     only: Annotated[str, typer.Option(help="A glob of cases.")] = "*",
 ) -> None:
     """Measure and print."""

@@ -224,7 +224,7 @@ def ratios(times: Mapping[str, list[float]], name: str, reference: str) -> list[
 
 
 def measure(name: str, source: Path, optimized: Path | None, threads: int, rounds: int) -> dict[str, Any]:
-    """Both precisions of a model."""
+    """The measurements of a model in both precisions."""
     row: dict[str, Any] = {"model": name, "failed": {}}
     size = FREE.get(name, 32)
     with tempfile.TemporaryDirectory(prefix="planish-") as temporary:
@@ -318,8 +318,8 @@ def closeness(held: Mapping[str, Any], precision: str, is_reference: bool) -> st
 def main(
     rounds: Annotated[int, typer.Option(help="Turns of each session.")] = 40,
     only: Annotated[str, typer.Option(help="A glob of models, or several with | between them.")] = "*",
-    folder: Annotated[Path | None, typer.Option(help="Where exported models are kept, and found.")] = None,
-    threads: Annotated[int, typer.Option(help="Of each session.")] = 2,
+    folder: Annotated[Path | None, typer.Option(help="A folder where exported models are kept, and found.")] = None,
+    threads: Annotated[int, typer.Option(help="Threads of each session.")] = 2,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the results to a file.")] = None,
 ) -> None:
     """Measure, print tables, and fail if a bar is missed."""

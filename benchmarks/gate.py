@@ -36,8 +36,8 @@ GATE = Gate.of("0.5%", 0.999, "5%", "1%")
 
 
 def main(
-    artifact: Annotated[str | None, typer.Argument(help="Compared with itself.")] = None,
-    data: Annotated[str | None, typer.Option("-d", "--data", help="That it runs on.")] = None,
+    artifact: Annotated[str | None, typer.Argument(help="The artifact to compare with itself.")] = None,
+    data: Annotated[str | None, typer.Option("-d", "--data", help="The data that the artifact runs on.")] = None,
     times: Annotated[int, typer.Option(help="Comparisons of each kind.")] = 200,
     alarms: Annotated[bool, typer.Option(help="Whether an artifact is compared with itself, which takes long.")] = True,
 ) -> None:

@@ -32,7 +32,7 @@ BLOCK = 32
 SHAPES = [(768, 768), (768, 3072), (4096, 4096), (576, 1536), (1536, 576), (576, 49152)]
 ROWS = [1, 2, 4, 8, 16, 128]
 SECONDS = 1.5
-"""That the kernels of a shape run in turn."""
+"""Seconds for which the kernels of a shape run in turn."""
 
 Call = Callable[[], object]
 

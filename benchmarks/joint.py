@@ -102,11 +102,11 @@ class Made:
     """What a pipeline has made of a model.
 
     Attributes:
-        steps: of the pipeline.
-        graph: what it ends with; None where a step failed.
-        losses: of each example, in points.
-        seconds: that the passes took.
-        failure: why there is nothing else; empty where there is.
+        steps: the steps of the pipeline.
+        graph: the graph that the pipeline ends with; None where a step failed.
+        losses: the loss of each example, in points.
+        seconds: the seconds that the passes took.
+        failure: the reason why a step failed; empty where none did.
     """
 
     steps: Sequence[str]
@@ -131,10 +131,10 @@ class Row:
     """What was made, once it was timed.
 
     Attributes:
-        made: what it is.
-        latency: of one sample.
-        speed: over the untouched model.
-        size: over the untouched model's.
+        made: the pipeline, and what it has made.
+        latency: the latency of one sample.
+        speed: the speed as a multiple of the untouched model's.
+        size: the size as a multiple of the untouched model's.
     """
 
     made: Made
@@ -153,10 +153,10 @@ class Workshop:
 
     Args:
         subject: the model with its data.
-        samples: of calibration.
-        backend: that runs it.
-        folder: where what was made is kept.
-        scratch: for artifacts.
+        samples: the number of samples to calibrate on.
+        backend: the backend that runs the models.
+        folder: the folder where what was made is kept.
+        scratch: the folder for artifacts.
     """
 
     def __init__(self, subject: Subject, samples: int, backend: str, folder: Path, scratch: Path) -> None:
@@ -242,16 +242,16 @@ class Workshop:
 
 
 def main(
-    models: Annotated[list[Model], typer.Argument(help="Which.")],
-    root: Annotated[Path, typer.Option(help="Where data are unpacked.")] = Path("/"),
-    cache: Annotated[Path, typer.Option(help="Where trained models are kept.")] = Path("recovery-cache"),
-    work: Annotated[Path, typer.Option(help="Where what is made of them is kept.")] = Path("joint-work"),
-    backend: Annotated[str, typer.Option(help="That runs it.")] = "onnxruntime",
-    samples: Annotated[int, typer.Option(help="Of calibration, without labels.")] = 256,
+    models: Annotated[list[Model], typer.Argument(help="The models to compress.")],
+    root: Annotated[Path, typer.Option(help="The folder where data are unpacked.")] = Path("/"),
+    cache: Annotated[Path, typer.Option(help="The folder where trained models are kept.")] = Path("recovery-cache"),
+    work: Annotated[Path, typer.Option(help="The folder where compressed models are kept.")] = Path("joint-work"),
+    backend: Annotated[str, typer.Option(help="The backend that runs the models.")] = "onnxruntime",
+    samples: Annotated[int, typer.Option(help="Samples to calibrate on, without labels.")] = 256,
     limit: Annotated[int, typer.Option(help="Batches to judge on.")] = 1000,
-    epochs: Annotated[int, typer.Option(help="Of training, where a network is trained.")] = 2,
+    epochs: Annotated[int, typer.Option(help="Epochs of training, where a network is trained.")] = 2,
     without: Annotated[list[str] | None, typer.Option(help="Steps whose pipelines are left out.")] = None,
-    new: Annotated[bool, typer.Option(help="Whether what isn't made yet is made.")] = True,
+    new: Annotated[bool, typer.Option(help="Whether pipelines that haven't been run yet are run.")] = True,
     timed: Annotated[bool, typer.Option(help="Whether what was made is timed, too.")] = True,
     markdown: Annotated[Path | None, typer.Option(help="A file for the tables.")] = None,
 ) -> None:

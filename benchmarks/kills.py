@@ -51,8 +51,8 @@ class Run:
 
     Attributes:
         is_done: whether it came to its end.
-        seconds: that it took.
-        units: how often it has come to each.
+        seconds: the seconds that the build took.
+        units: how often the build has come to each unit.
     """
 
     is_done: bool
@@ -89,11 +89,11 @@ def _journal(path: Path) -> Counter[Unit]:
 
 
 def main(
-    recipe: Annotated[Path, typer.Argument(help="What is built.")] = DIGITS,
-    times: Annotated[int, typer.Option(help="Kills.")] = 20,
-    backend: Annotated[str, typer.Option(help="That it is built for.")] = "onnxruntime",
-    seed: Annotated[int, typer.Option(help="Of the moments.")] = 0,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="Of the recipe, as in `planish build`.")] = None,
+    recipe: Annotated[Path, typer.Argument(help="The recipe to build.")] = DIGITS,
+    times: Annotated[int, typer.Option(help="The number of kills.")] = 20,
+    backend: Annotated[str, typer.Option(help="The backend to build for.")] = "onnxruntime",
+    seed: Annotated[int, typer.Option(help="The seed that draws the moments.")] = 0,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="A setting, as in `planish build`.")] = None,
 ) -> None:
     """Print how builds end that are killed and run again, and how much of them was done twice."""
     random = Random(seed)

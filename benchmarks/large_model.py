@@ -213,8 +213,8 @@ def check(expected: np.ndarray, result: np.ndarray, off: float = 1e-3) -> None:
 
 
 def main(
-    gigabytes: Annotated[float, typer.Option(help="Of the model's weights.")] = 3.0,
-    folder: Annotated[Path | None, typer.Option(help="For what is generated; it is deleted.")] = None,
+    gigabytes: Annotated[float, typer.Option(help="The size of the model's weights, in gigabytes.")] = 3.0,
+    folder: Annotated[Path | None, typer.Option(help="A folder for generated files, which are deleted again.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the results to a file.")] = None,
 ) -> None:
     """Measure every path, print a table, and fail if one takes more than 1.3 times the model (quantized, 1.5)."""

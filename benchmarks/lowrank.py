@@ -92,14 +92,14 @@ def rise(ours: np.ndarray, theirs: np.ndarray, exact: np.ndarray) -> tuple[float
 
 @app.command()
 def smollm2(
-    root: Annotated[Path, typer.Option(help="Where the texts' packages are unpacked.")] = Path("root"),
-    work: Annotated[Path, typer.Option(help="Where the float model is kept.")] = Path("smollm2"),
+    root: Annotated[Path, typer.Option(help="The folder where the texts' packages are unpacked.")] = Path("root"),
+    work: Annotated[Path, typer.Option(help="The folder where the float model is kept.")] = Path("smollm2"),
     parameters: Annotated[float, typer.Option(help="The share of all parameters that goes.")] = 0.2,
-    windows: Annotated[int, typer.Option(help="To judge on.")] = 24,
+    windows: Annotated[int, typer.Option(help="Windows to judge on.")] = 24,
     count: Annotated[int, typer.Option(help="Windows to calibrate on.")] = 32,
     seeds: Annotated[int, typer.Option(help="Draws of the windows to calibrate on.")] = 1,
-    backend: Annotated[str, typer.Option(help="That is timed; empty for none.")] = "tvm",
-    threads: Annotated[int, typer.Option(help="Of what is timed.")] = 2,
+    backend: Annotated[str, typer.Option(help="The backend that is timed; empty for none.")] = "tvm",
+    threads: Annotated[int, typer.Option(help="Threads of the models that are timed.")] = 2,
 ) -> None:
     """Take parameters from SmolLM2's decoder and print what perplexity is left, and at which speed."""
     place = language.prepare(work, root, windows)
@@ -135,13 +135,13 @@ def smollm2(
 @app.command()
 def minilm(
     archive: Annotated[Path, typer.Argument(help="The sources of vaderSentiment.")],
-    pipeline: Annotated[str, typer.Option(help="What takes the parameters.")] = QUARTER,
-    sentences: Annotated[int, typer.Option(help="To calibrate on, beside 256 news digests.")] = 1744,
+    pipeline: Annotated[str, typer.Option(help="The pipeline that takes the parameters.")] = QUARTER,
+    sentences: Annotated[int, typer.Option(help="Sentences to calibrate on, beside 256 news digests.")] = 1744,
     test: Annotated[int, typer.Option(help="Other sentences, to judge on.")] = 2000,
     seeds: Annotated[int, typer.Option(help="Draws of the sentences.")] = 1,
     first: Annotated[int, typer.Option(help="The first draw's seed.")] = 0,
-    backends: Annotated[str, typer.Option(help="That are timed; empty for none.")] = "tvm,onnxruntime",
-    threads: Annotated[int, typer.Option(help="Of what is timed.")] = 2,
+    backends: Annotated[str, typer.Option(help="The backends that are timed; empty for none.")] = "tvm,onnxruntime",
+    threads: Annotated[int, typer.Option(help="Threads of the models that are timed.")] = 2,
     keep: Annotated[Path | None, typer.Option(help="A folder for the models, which `latency` times.")] = None,
 ) -> None:
     """Take parameters from MiniLM and print how its embeddings agree with people and with before."""
@@ -166,10 +166,10 @@ def minilm(
 @app.command()
 def latency(
     dense: Annotated[Path, typer.Argument(help="The whole model.")],
-    small: Annotated[Path, typer.Argument(help="What was made of it.")],
-    backends: Annotated[str, typer.Option(help="That are timed.")] = "tvm,onnxruntime",
-    threads: Annotated[int, typer.Option(help="Of what is timed.")] = 2,
-    lengths: Annotated[str, typer.Option(help="Tokens of one text.")] = "1,16,128,512",
+    small: Annotated[Path, typer.Argument(help="The smaller model that was made of the whole one.")],
+    backends: Annotated[str, typer.Option(help="The backends that are timed.")] = "tvm,onnxruntime",
+    threads: Annotated[int, typer.Option(help="Threads of the models that are timed.")] = 2,
+    lengths: Annotated[str, typer.Option(help="Lengths of the one text, in tokens.")] = "1,16,128,512",
     times: Annotated[int, typer.Option(help="How often the rounds are made.")] = 1,
 ) -> None:
     """Time models of text that were kept, in turns."""

@@ -23,8 +23,8 @@ def run_masked(graph: Graph, kept: Kept, feeds: Mapping[str, Any]) -> dict[str, 
     """The outputs where all that isn't kept is set to zero wherever it is computed.
 
     Args:
-        graph: with all channels; weights of recurrent layers are set to zero in place.
-        kept: of its values.
+        graph: the graph with all channels; weights of recurrent layers are set to zero in place.
+        kept: whether each index of an axis of a value is kept.
         feeds: an array for each input.
     """
     for node in graph.nodes:

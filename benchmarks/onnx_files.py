@@ -97,12 +97,12 @@ def _classed(error: Exception) -> Outcome:
 
 
 def main(
-    folders: Annotated[list[Path], typer.Argument(help="Where ONNX files are, at any depth.")],
-    results: Annotated[Path | None, typer.Option("--json", help="Where to write every outcome as JSON.")] = None,
+    folders: Annotated[list[Path], typer.Argument(help="Folders that hold ONNX files, at any depth.")],
+    results: Annotated[Path | None, typer.Option("--json", help="The JSON file to write every outcome to.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="A glob of paths; may be repeated.")] = None,
-    path: Annotated[list[str] | None, typer.Option(help="Where to run them: interpreter, onnxruntime, tvm.")] = None,
+    path: Annotated[list[str] | None, typer.Option(help="A path to run on: interpreter, onnxruntime, tvm.")] = None,
     jobs: Annotated[int, typer.Option(help="Processes side by side.")] = 1,
-    seconds: Annotated[float, typer.Option(help="After which a file counts as hung.")] = SECONDS,
+    seconds: Annotated[float, typer.Option(help="Seconds after which a file counts as hung.")] = SECONDS,
 ) -> None:
     """Count the ONNX files that planish builds, on every path."""
     found = sorted({str(file) for folder in folders for file in folder.rglob("*.onnx")})

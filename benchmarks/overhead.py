@@ -79,8 +79,8 @@ def idle(graph: Graph) -> float:
 
 
 def main(
-    nodes: Annotated[int, typer.Option(help="Of the graph, at the least.")] = 10_000,
-    rounds: Annotated[int, typer.Option(help="Runs of each.")] = 5,
+    nodes: Annotated[int, typer.Option(help="The least number of nodes of the graph.")] = 10_000,
+    rounds: Annotated[int, typer.Option(help="Runs for each row of the table.")] = 5,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the results to a file.")] = None,
 ) -> None:
     """Measure, print a table, and fail if checks and instruments cost more than a tenth, or nothing more than 50 ms."""

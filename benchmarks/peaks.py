@@ -28,10 +28,10 @@ class Arithmetic:
     """An instruction that adds products to a vector of sums.
 
     Attributes:
-        factors: the type that it takes them in, as elements of 32 bits or parts of them.
-        sums: their type.
-        products: that go into each sum.
-        added: code for it, from sums and factors.
+        factors: the element type of the factors as they are held: of 32 bits, or a part of these.
+        sums: the element type of the sums.
+        products: the number of products that go into each sum.
+        multiply_add: emits the instruction for sums and factors.
     """
 
     factors: str

@@ -56,9 +56,9 @@ _SENTENCES_OF_A_BATCH = 32
 _STATIC = ("quantize", "quantize{weight_bits=4}")
 _CALIBRATED = (f"quantize{{samples={_SENTENCES}}}", "gptq{bits=4,block=32}")
 ROUNDS = 30
-"""In which methods are timed in turn."""
+"""The number of rounds in which methods are timed in turn."""
 MAX_DROP = 0.5
-"""In percent, that mixed precision may lose."""
+"""The drop that mixed precision may have, in percent."""
 
 
 class Part(StrEnum):
@@ -79,14 +79,14 @@ class Settings:
     """What the command line said.
 
     Attributes:
-        root: where data are unpacked.
-        cache: where prepared and trained models are kept.
+        root: the folder where data are unpacked.
+        cache: the folder where prepared and trained models are kept.
         only: globs of `model or scheme: method`.
         seeds: draws of calibration data.
-        windows: of text to judge on.
+        windows: windows of text to judge on.
         calibration: windows or batches to calibrate on.
         limit: batches to judge on.
-        epochs: of training, where a network is trained.
+        epochs: epochs of training, where a network is trained.
         results: a JSON file, or None.
     """
 
@@ -116,18 +116,18 @@ class Settings:
 
 
 def main(
-    parts: Annotated[list[Part], typer.Argument(help="What to measure.")],
-    root: Annotated[Path, typer.Option(help="Where data are unpacked.")] = Path("/"),
-    cache: Annotated[Path, typer.Option(help="Where prepared and trained models are kept for the next run.")] = Path(
+    parts: Annotated[list[Part], typer.Argument(help="The parts to measure.")],
+    root: Annotated[Path, typer.Option(help="The folder where data are unpacked.")] = Path("/"),
+    cache: Annotated[Path, typer.Option(help="The folder that keeps prepared and trained models.")] = Path(
         "build/quantization"
     ),
     only: Annotated[list[str] | None, typer.Option(help="A glob of 'model or scheme: method'; repeatable.")] = None,
     seeds: Annotated[int, typer.Option(help="Draws of calibration data.")] = 5,
-    windows: Annotated[int, typer.Option(help="Of 512 tokens, to judge a language model on.")] = 48,
+    windows: Annotated[int, typer.Option(help="Windows of 512 tokens to judge a language model on.")] = 48,
     calibration: Annotated[int, typer.Option(help="Windows or batches to calibrate on.")] = 32,
     limit: Annotated[int, typer.Option(help="The most batches to judge others on.")] = 10**6,
-    epochs: Annotated[int, typer.Option(help="Of training; 0 leaves weights random, for a trial.")] = 3,
-    results: Annotated[Path | None, typer.Option("--json", help="Where to write what was measured.")] = None,
+    epochs: Annotated[int, typer.Option(help="Epochs of training; 0 leaves weights random, for a trial.")] = 3,
+    results: Annotated[Path | None, typer.Option("--json", help="The JSON file to write what was measured to.")] = None,
 ) -> None:
     """Hold quantized models to those they were made of."""
     warnings.simplefilter("ignore")

@@ -18,7 +18,7 @@ class Agreement:
     """What became of the integers of a graph's QuantizeLinear nodes in a backend.
 
     Attributes:
-        integers: all of them.
+        integers: the number of all integers.
         ties: integers that aren't the nearest, of floats that are in the middle.
         wrong: other integers that aren't the nearest.
         moved: integers that differ from the interpreter's, who sums floats in another order and so sees other floats.
@@ -43,10 +43,10 @@ def agreement(graph: Graph, backend: str, batches: Sequence[Feeds], folder: Path
     """Run a quantized graph in a backend, and hold every QuantizeLinear to the floats that it read there.
 
     Args:
-        graph: whose grids hold for whole tensors.
-        backend: its name.
-        batches: of inputs.
-        folder: empty.
+        graph: the graph, whose grids hold for whole tensors.
+        backend: the name of the backend.
+        batches: the inputs, one batch after another.
+        folder: an empty folder.
     """
     from planish.backends import find_backend
     from planish.backends.legal import legalized

@@ -25,7 +25,7 @@ WINDOW = 512
 """Tokens that are read at once; each but the first is predicted."""
 
 Logits = Callable[[np.ndarray], np.ndarray]
-"""From token ids, int64[1, 512], to float32[1, 512, vocabulary]."""
+"""A function from token ids, int64[1, 512], to logits, float32[1, 512, vocabulary]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,8 @@ class Scheme:
     """How weights are stored.
 
     Attributes:
-        bits: of a weight.
-        block: weights along K that share a scale; None for all of a row.
+        bits: the number of bits of a weight.
+        block: the number of weights along K that share a scale; None for all of a row.
     """
 
     bits: int
@@ -54,8 +54,8 @@ class Place:
     """A folder that holds the float model in the forms that methods start from, and the windows.
 
     Attributes:
-        folder: which `prepare` has filled.
-        count: of windows that are used.
+        folder: the folder, which `prepare` has filled.
+        count: the number of windows that are used.
     """
 
     folder: Path
@@ -107,10 +107,10 @@ class Task:
     """One method, with one scheme and seed.
 
     Attributes:
-        scheme: of the weights.
-        method: its name.
-        seed: that draws the calibration data.
-        count: of windows to calibrate on.
+        scheme: the scheme of the weights.
+        method: the method's name.
+        seed: the seed that draws the calibration data.
+        count: the number of windows to calibrate on.
     """
 
     scheme: Scheme
@@ -124,10 +124,10 @@ class Finding:
     """What a method gave, or why not.
 
     Attributes:
-        nats: of a token, the mean of each window.
-        divergence: Kullback and Leibler's, from float, in nats of a token, the mean of each window.
+        nats: the nats of a token, as the mean of each window.
+        divergence: the Kullback-Leibler divergence from float in nats of a token, as the mean of each window.
         agreement: the share of tokens whose likeliest successor is float's, of each window.
-        seconds: of compression.
+        seconds: the seconds that compression took.
         peak: bytes of memory of the process, until the compressed model is there.
         size: bytes on disk.
         failure: what was raised instead; empty if all went well.
@@ -161,10 +161,10 @@ class Work:
     """What a method is given.
 
     Attributes:
-        place: with the float model.
-        scheme: of the weights.
+        place: the folder with the float model.
+        scheme: the scheme of the weights.
         calibration: token ids, int64[count, 512].
-        seed: for whatever is random.
+        seed: the seed for whatever is random.
         out: an empty folder for what is made, whose size counts.
     """
 

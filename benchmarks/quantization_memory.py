@@ -17,9 +17,9 @@ def peak(pipeline: str, sentences: int, batch: int) -> float:
     A process should do no other.
 
     Args:
-        pipeline: after `cleanup,fuse`.
-        sentences: of Lee's background corpus, repeated as often as it takes.
-        batch: of sentences, each filled up to the longest.
+        pipeline: the pipeline behind `cleanup,fuse`.
+        sentences: the number of sentences from Lee's background corpus, repeated as often as it takes.
+        batch: the number of sentences in a batch, each filled up to the longest.
     """
     import planish
 

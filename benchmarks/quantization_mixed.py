@@ -23,13 +23,13 @@ class Finding:
     """What was measured of one model.
 
     Attributes:
-        drops: of int8 and the mix, by the float model's outputs alone, on what is held out, in percent.
-        scores: of float, int8 and the mix, for every example.
-        times: of the same three, in each round, float[3, rounds].
-        layers: in int8 and in float.
-        ratio: of the mix's latency to int8's, as the pass measured it, and as it was predicted before.
-        notes: of the pass.
-        seconds: that the pass took.
+        drops: the drops of int8 and the mix on what is held out, by the float model's outputs alone, in percent.
+        scores: the scores of float, int8 and the mix, for every example.
+        times: the times of the same three in each round, float[3, rounds].
+        layers: the number of layers in int8, and in float.
+        ratio: the ratio of the mix's latency to int8's, as the pass measured it, and as it was predicted before.
+        notes: the notes of the pass.
+        seconds: the seconds that the pass took.
     """
 
     drops: tuple[float, float]
@@ -65,11 +65,11 @@ def measure(
 
     Args:
         subject: the model.
-        max_drop: in percent.
-        count: of batches to calibrate on; as many again judge, if there are so many.
-        rounds: in which models are timed in turn.
-        threads: that all have.
-        log: is told of each step.
+        max_drop: the largest drop that the mix may have, in percent.
+        count: the number of batches to calibrate on; as many again judge, if there are so many.
+        rounds: the number of rounds in which models are timed in turn.
+        threads: the number of threads that each model has.
+        log: called with each step.
     """
     from planish.passes.judge import Judge
 

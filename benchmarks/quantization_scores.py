@@ -25,8 +25,8 @@ def bootstrap(statistic: Callable[..., np.ndarray], *paired: np.ndarray) -> Inte
     """Resample examples, the same ones of every array, and compute a statistic of their means anew.
 
     Args:
-        statistic: from the means of the arrays, each of them float[resamples], to float[resamples].
-        paired: float[examples] each, in the same order of examples.
+        statistic: a function from the means of the arrays, each of them float[resamples], to float[resamples].
+        paired: the arrays, float[examples] each, in the same order of examples.
     """
     count = len(paired[0])
     picks = np.random.default_rng(0).integers(count, size=(RESAMPLES, count))
@@ -56,7 +56,7 @@ def mcnemar(found: np.ndarray, reference: np.ndarray) -> float:
 
     Args:
         found: whether each example is right.
-        reference: the same of another model.
+        reference: the same for another model.
     """
     gained, lost = int((found & ~reference).sum()), int((~found & reference).sum())
     return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0

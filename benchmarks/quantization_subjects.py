@@ -19,7 +19,7 @@ Outputs = Sequence[Sequence[np.ndarray]]
 """The arrays that a model returns, for each batch."""
 
 Score = Callable[[Outputs, Outputs], np.ndarray]
-"""From a model's outputs and the float model's, one number for each example, of which the mean counts."""
+"""A function of a model's and the float model's outputs: a number for each example, of which the mean counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +27,17 @@ class Subject:
     """A model with a question that it answers.
 
     Attributes:
-        name: of the model.
-        graph: as planish reads or traces it.
+        name: the model's name.
+        graph: the graph, as planish reads or traces it.
         file: the model as ONNX, which peers start from.
         pool: batches to draw calibration data from.
         test: batches that are held out; scores also take the outputs of the first few alone.
-        metric: what the score is called.
-        score: of each example, of which the mean is the metric.
+        metric: the name of the score.
+        score: computes the score of each example; the metric is their mean.
         measures: further numbers by their name.
         is_text: whether it is a transformer or recurrent net, of which peers quantize the products alone.
         is_right: whether a score is 1 for a right answer and 0 for a wrong one.
-        labels: of the pool's batches, where it has any.
+        labels: the labels of the pool's batches, where it has any.
         labelled: the metric on labels, as planish names it.
     """
 

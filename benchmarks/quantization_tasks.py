@@ -18,7 +18,7 @@ from rich.table import Table
 Run = Callable[[Feeds], Sequence[np.ndarray]]
 FLOAT = "float32, ONNX Runtime"
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))
-"""That everybody has."""
+"""The number of threads that everybody has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +47,10 @@ class Row:
     """What was measured of a method.
 
     Attributes:
-        scored: of each seed, the score of every example.
-        measures: of each seed, further numbers.
-        run: of the first seed, to be timed.
-        failure: what was raised instead.
+        scored: the score of every example, for each seed.
+        measures: further numbers, for each seed.
+        run: the run of the first seed, to be timed.
+        failure: the error that was raised instead; empty if there was none.
     """
 
     scored: list[np.ndarray] = field(default_factory=list)
@@ -142,10 +142,10 @@ def measure(
 
     Args:
         subject: the model.
-        methods: by name; those that draw no calibration data give the same with every seed.
-        seeds: how many.
-        count: of batches to calibrate on.
-        log: is told of each method and what came of it.
+        methods: the methods by name; those that draw no calibration data give the same with every seed.
+        seeds: the number of seeds.
+        count: the number of batches to calibrate on.
+        log: called with each method and what came of it.
     """
     rows = {name: Row() for name in [FLOAT, *methods]}
     float_run = peers.onnxruntime(subject.file, THREADS)

@@ -16,8 +16,8 @@ def evaluation(name: str, root: Path) -> str:
     """A text of `TEXTS`: Lee's 50 documents, the glosses of WordNet's nouns, or Python's tutorial.
 
     Args:
-        name: of the text.
-        root: under which Debian's packages wordnet-base and python3-doc are unpacked.
+        name: the name of the text.
+        root: the folder where Debian's packages wordnet-base and python3-doc are unpacked.
 
     Raises:
         FileNotFoundError: a package isn't there.

@@ -35,13 +35,13 @@ PIPELINES = ("prune-channels{{ratio={0}}},quantize", "prune-channels{{ratio={0}}
 
 
 def main(
-    models: Annotated[list[Model], typer.Argument(help="Which.")],
-    root: Annotated[Path, typer.Option(help="Where data are unpacked.")] = Path("/"),
-    cache: Annotated[Path, typer.Option(help="Where trained models are kept.")] = Path("recovery-cache"),
-    ratio: Annotated[list[float] | None, typer.Option(help="Of the channels, that go; may be repeated.")] = None,
+    models: Annotated[list[Model], typer.Argument(help="The models to prune and quantize.")],
+    root: Annotated[Path, typer.Option(help="The folder where data are unpacked.")] = Path("/"),
+    cache: Annotated[Path, typer.Option(help="The folder where trained models are kept.")] = Path("recovery-cache"),
+    ratio: Annotated[list[float] | None, typer.Option(help="The share of channels that goes; may be repeated.")] = None,
     seeds: Annotated[int, typer.Option(help="Draws of the samples.")] = 3,
-    samples: Annotated[int, typer.Option(help="Without labels.")] = 2000,
-    epochs: Annotated[int, typer.Option(help="Of training, where a network is trained.")] = 3,
+    samples: Annotated[int, typer.Option(help="Samples for the passes, without labels.")] = 2000,
+    epochs: Annotated[int, typer.Option(help="Epochs of training, where a network is trained.")] = 3,
     limit: Annotated[int, typer.Option(help="Batches to judge on.")] = 10_000,
 ) -> None:
     """Print what every pipeline leaves of the models."""

@@ -129,11 +129,11 @@ def _within(folder: Path) -> Generator[None]:
 
 
 def main(
-    results: Annotated[Path | None, typer.Option("--json", help="Where to write every outcome as JSON.")] = None,
+    results: Annotated[Path | None, typer.Option("--json", help="The JSON file to write every outcome to.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="A glob of the names of cases; may be repeated.")] = None,
     keep: Annotated[Path | None, typer.Option(help="A new folder for what is left; by default it is erased.")] = None,
     jobs: Annotated[int, typer.Option(help="Processes side by side.")] = 1,
-    seconds: Annotated[float, typer.Option(help="After which a case counts as hung.")] = SECONDS,
+    seconds: Annotated[float, typer.Option(help="Seconds after which a case counts as hung.")] = SECONDS,
 ) -> None:
     """Count the failures that leave a reproducer which fails again."""
     chosen = [name for name in planted.names() if any(fnmatchcase(name, pattern) for pattern in only or ["*"])]

@@ -50,11 +50,11 @@ from planish.ir.interpreter import Interpreter
 
 BATCH = 8
 INT4 = {"quantize": {"weight_bits": 4}}
-Root = Annotated[Path, typer.Option(help="Where the data are unpacked.")]
-Cache = Annotated[Path, typer.Option(help="Where trained networks are kept.")]
+Root = Annotated[Path, typer.Option(help="The folder where the data are unpacked.")]
+Cache = Annotated[Path, typer.Option(help="The folder where trained networks are kept.")]
 Seeds = Annotated[int, typer.Option(help="Draws of the samples.")]
 Samples = Annotated[int, typer.Option(help="Images to learn from.")]
-TeacherEpochs = Annotated[int, typer.Option(help="Of the network's own training.")]
+TeacherEpochs = Annotated[int, typer.Option(help="Epochs of the network's own training.")]
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="What training brings back.")
 
 
@@ -64,7 +64,7 @@ def quarter(
     cache: Cache = Path("retraining-cache"),
     seeds: Seeds = 3,
     samples: Samples = 6000,
-    epochs: Annotated[int, typer.Option(help="Of distillation; 0 for as many steps as it takes by default.")] = 0,
+    epochs: Annotated[int, typer.Option(help="Epochs of distillation; 0 for the default number of steps.")] = 0,
     teacher_epochs: TeacherEpochs = 6,
 ) -> None:
     """Leave a quarter of the parameters, factorize and round to int8, with and without distillation."""
@@ -95,7 +95,7 @@ def together(
     cache: Cache = Path("retraining-cache"),
     seeds: Seeds = 3,
     samples: Samples = 2000,
-    epochs: Annotated[int, typer.Option(help="Of all trainings together, a multiple of six.")] = 24,
+    epochs: Annotated[int, typer.Option(help="Epochs of all trainings together, a multiple of six.")] = 24,
     sparsity: Annotated[float, typer.Option(help="The share of the weights that becomes zero.")] = 0.8,
     teacher_epochs: TeacherEpochs = 4,
 ) -> None:
@@ -124,12 +124,12 @@ def together(
 @app.command()
 def language(
     root: Root = Path("/"),
-    folder: Annotated[Path, typer.Option(help="Where the model and its texts are kept.")] = Path("smollm2"),
+    folder: Annotated[Path, typer.Option(help="The folder where the model and its texts are kept.")] = Path("smollm2"),
     seeds: Seeds = 3,
     samples: Annotated[int, typer.Option(help="Windows to learn from.")] = 40,
     windows: Annotated[int, typer.Option(help="Windows to judge on, a third of them of news.")] = 48,
     lr: Annotated[float, typer.Option(help="How far a step moves a weight; 0 to try several.")] = 0.0,
-    epochs: Annotated[int, typer.Option(help="Of training; 0 for as many steps as it takes by default.")] = 0,
+    epochs: Annotated[int, typer.Option(help="Epochs of training; 0 for the default number of steps.")] = 0,
 ) -> None:
     """Round a language model that is read from ONNX to 3 bits, with and without training."""
     import quantization_language as language_model

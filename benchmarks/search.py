@@ -72,16 +72,16 @@ class Model(StrEnum):
 
 
 TRANSFORMERS = (Model.VIT, Model.MINILM)
-Root = Annotated[Path, typer.Option(help="Where data are unpacked.")]
-Cache = Annotated[Path, typer.Option(help="Where trained models are kept.")]
+Root = Annotated[Path, typer.Option(help="The folder where data are unpacked.")]
+Cache = Annotated[Path, typer.Option(help="The folder where trained models are kept.")]
 
 
 @app.command()
 def search(
-    models: Annotated[list[Model], typer.Argument(help="Which.")],
+    models: Annotated[list[Model], typer.Argument(help="The models to search.")],
     root: Root = Path("/"),
     cache: Cache = Path("recovery-cache"),
-    minutes: Annotated[float, typer.Option(help="That a search may take.")] = 15.0,
+    minutes: Annotated[float, typer.Option(help="Minutes that a search may take.")] = 15.0,
 ) -> None:
     """Search, and hold what is chosen to the best uniform preset."""
     for model in models:
@@ -180,11 +180,11 @@ def _processor_seconds() -> float:
 
 @app.command()
 def optuna(
-    model: Annotated[Model, typer.Argument(help="Which.")],
+    model: Annotated[Model, typer.Argument(help="The model to search.")],
     root: Root = Path("/"),
     cache: Cache = Path("recovery-cache"),
     trials: Annotated[int, typer.Option(help="Pipelines that Optuna may build, a study's included.")] = 100,
-    minutes: Annotated[float, typer.Option(help="After which none is begun.")] = 60.0,
+    minutes: Annotated[float, typer.Option(help="Minutes after which no pipeline is begun.")] = 60.0,
     study: Annotated[Path | None, typer.Option(help="A file that keeps what was found, from which it goes on.")] = None,
 ) -> None:
     """Count the pipelines that Optuna builds until its front is as good as the search's."""

@@ -119,10 +119,10 @@ class Lee:
 
 def main(
     archive: Annotated[Path, typer.Argument(help="The sources of vaderSentiment.")],
-    sentences: Annotated[int, typer.Option(help="To learn from.")] = 2000,
+    sentences: Annotated[int, typer.Option(help="Sentences to learn from.")] = 2000,
     news: Annotated[int, typer.Option(help="Documents to learn from.")] = 300,
     test: Annotated[int, typer.Option(help="Sentences to judge on.")] = 2000,
-    epochs: Annotated[int, typer.Option(help="Of the teacher's lessons and of those with labels.")] = 12,
+    epochs: Annotated[int, typer.Option(help="Epochs of learning, from the teacher and from labels each.")] = 12,
     seeds: Annotated[int, typer.Option(help="Draws of sentences and weights.")] = 3,
 ) -> None:
     """Print what a teacher of sentences is worth."""

@@ -44,9 +44,9 @@ IMAGES = [(64, 256, 56), (256, 64, 56), (128, 512, 28), (512, 128, 28), (256, 10
 ROWS = [1, 32, 128]
 ZEROS = [0.8, 0.9]
 SECONDS = 1.0
-"""That the kernels of a shape run in turn, at least."""
+"""The least seconds for which the kernels of a shape run in turn."""
 TURNS = 20
-"""That each kernel has at least."""
+"""The least turns of each kernel."""
 BYTES = Epilogue(
     (), (PostOp("QuantizeLinear", (("limits", (0, 255)), ("scale", 0.5), ("zero_point", 9)), (0,)),), "uint8"
 )

@@ -104,10 +104,10 @@ def perplexity(logits: language.Logits, windows: np.ndarray) -> float:
 
 @app.command()
 def smollm2(
-    root: Annotated[Path, typer.Option(help="Where the texts' packages are unpacked.")] = Path("root"),
-    work: Annotated[Path, typer.Option(help="Where the float model is kept.")] = Path("smollm2"),
+    root: Annotated[Path, typer.Option(help="The folder where the texts' packages are unpacked.")] = Path("root"),
+    work: Annotated[Path, typer.Option(help="The folder where the float model is kept.")] = Path("smollm2"),
     sparsity: Annotated[float, typer.Option(help="The share of zeros.")] = 0.5,
-    windows: Annotated[int, typer.Option(help="To judge on.")] = 24,
+    windows: Annotated[int, typer.Option(help="Windows to judge on.")] = 24,
     count: Annotated[int, typer.Option(help="Windows to calibrate on.")] = 32,
 ) -> None:
     """Prune SmolLM2's decoder and print what perplexity is left."""
@@ -134,8 +134,8 @@ def smollm2(
 @app.command()
 def minilm(
     sparsity: Annotated[float, typer.Option(help="The share of blocks that are zero.")] = 0.8,
-    threads: Annotated[int, typer.Option(help="Of the models.")] = 2,
-    seconds: Annotated[float, typer.Option(help="That models take turns for each size.")] = 10,
+    threads: Annotated[int, typer.Option(help="Threads of the models.")] = 2,
+    seconds: Annotated[float, typer.Option(help="Seconds for which models take turns, for each size.")] = 10,
 ) -> None:
     """Time MiniLM in int8 on TVM with zeros and without, at several sizes."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "examples/minilm"))

@@ -64,9 +64,9 @@ SMALL = list(Model)[:8]
 
 
 def main(
-    models: Annotated[list[Model] | None, typer.Argument(help="Which; the eight small ones by default.")] = None,
-    wanted: Annotated[list[float] | None, typer.Option(help="Speed-ups.")] = None,
-    backend: Annotated[str, typer.Option(help="That runs them.")] = "onnxruntime",
+    models: Annotated[list[Model] | None, typer.Argument(help="The models; the eight small ones by default.")] = None,
+    wanted: Annotated[list[float] | None, typer.Option(help="A speed-up to ask for; may be repeated.")] = None,
+    backend: Annotated[str, typer.Option(help="The backend that runs the models.")] = "onnxruntime",
     flops: Annotated[float, typer.Option(help="The share of the operations that goes instead.")] = 0.0,
     times: Annotated[int, typer.Option(help="How often what comes out is compiled and timed.")] = 5,
 ) -> None:

@@ -49,14 +49,14 @@ def right(graph: Graph, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def main(
-    root: Annotated[Path, typer.Option(help="Where the data are unpacked.")] = Path("/"),
-    cache: Annotated[Path, typer.Option(help="Where the teacher is kept.")] = Path("students-cache"),
+    root: Annotated[Path, typer.Option(help="The folder where the data are unpacked.")] = Path("/"),
+    cache: Annotated[Path, typer.Option(help="The folder where the teacher is kept.")] = Path("students-cache"),
     samples: Annotated[int, typer.Option(help="Images to learn from.")] = 4000,
-    epochs: Annotated[int, typer.Option(help="Of the student's training.")] = 8,
+    epochs: Annotated[int, typer.Option(help="Epochs of the student's training.")] = 8,
     seeds: Annotated[int, typer.Option(help="Draws of images and weights.")] = 3,
-    teacher_epochs: Annotated[int, typer.Option(help="Of the teacher's training.")] = 2,
+    teacher_epochs: Annotated[int, typer.Option(help="Epochs of the teacher's training.")] = 2,
     temperature: Annotated[
-        float, typer.Option(help="That softens what the teacher says; 0 leaves it to distill.")
+        float, typer.Option(help="The temperature of the teacher's scores; 0 leaves it to `distill`.")
     ] = 0.0,
 ) -> None:
     """Print what students of a teacher and of labels get right."""

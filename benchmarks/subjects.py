@@ -39,11 +39,11 @@ def subject(model: Model, work: Path, root: Path, cache: Path, epochs: int) -> S
     """Return a model with its data.
 
     Args:
-        model: which.
+        model: the model to return.
         work: a folder for its file.
-        root: where Fashion-MNIST and vaderSentiment's archive are unpacked.
-        cache: where trained weights are kept.
-        epochs: of training.
+        root: the folder where Fashion-MNIST and vaderSentiment's archive are unpacked.
+        cache: the folder where trained weights are kept.
+        epochs: the number of epochs of training.
     """
     if model in SHIPPED:
         return SHIPPED[model](work)

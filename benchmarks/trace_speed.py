@@ -154,7 +154,7 @@ def measure(model: str, rounds: int) -> dict[str, Any]:
 
 def main(
     rounds: Annotated[int, typer.Option(help="Counted runs of each exporter.")] = 5,
-    threads: Annotated[int, typer.Option(help="For both.")] = 2,
+    threads: Annotated[int, typer.Option(help="Threads of both exporters.")] = 2,
     only: Annotated[str, typer.Option(help="A glob on the names of models.")] = "*",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the results to a file.")] = None,
 ) -> None:

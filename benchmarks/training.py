@@ -80,8 +80,8 @@ class Trained:
     """A model in training.
 
     Args:
-        forward: from a batch to scores.
-        weights: that are trained.
+        forward: a function from a batch to scores.
+        weights: the weights that are trained.
     """
 
     def __init__(self, forward: Callable[[torch.Tensor], torch.Tensor], weights: list[nn.Parameter]) -> None:
@@ -110,9 +110,9 @@ def of_graph(graph: Graph) -> Trained:
 
 
 def main(
-    models: Annotated[list[Model] | None, typer.Argument(help="Which; all by default.")] = None,
-    steps: Annotated[int, typer.Option(help="Of training.")] = 50,
-    rounds: Annotated[int, typer.Option(help="Of further steps that are timed in turn.")] = 100,
+    models: Annotated[list[Model] | None, typer.Argument(help="The models to train; all by default.")] = None,
+    steps: Annotated[int, typer.Option(help="Steps of training.")] = 50,
+    rounds: Annotated[int, typer.Option(help="Further steps, which are timed in turn.")] = 100,
 ) -> None:
     """Print how far losses are apart, and what steps cost."""
     table = Table("model", "graph", "loss before", "after", "difference", "time per step")

@@ -235,10 +235,10 @@ def fidelity(row: dict[str, Any], precision: str) -> str:
 
 
 def main(
-    rounds: Annotated[int, typer.Option(help="Turns of each.")] = 30,
+    rounds: Annotated[int, typer.Option(help="Turns of each runtime.")] = 30,
     only: Annotated[str, typer.Option(help="A glob of models, or several with | between them.")] = "*",
-    folder: Annotated[Path | None, typer.Option(help="Where exported models are kept, and found.")] = None,
-    threads: Annotated[int, typer.Option(help="Of each.")] = 2,
+    folder: Annotated[Path | None, typer.Option(help="A folder where exported models are kept, and found.")] = None,
+    threads: Annotated[int, typer.Option(help="Threads of each runtime.")] = 2,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the results to a file.")] = None,
 ) -> None:
     """Measure and print tables: of each model to stderr, and of all to stdout."""

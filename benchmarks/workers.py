@@ -42,10 +42,10 @@ class Workers:
         """Start none yet.
 
         Args:
-            check: what is run in other processes, each with one thread for torch; what it raises ends its process.
-            jobs: how many processes work side by side.
-            seconds: after which a case counts as hung.
-            most: cases after which another process takes the place of one.
+            check: the function run in other processes, each with one thread for torch; what it raises ends its process.
+            jobs: the number of processes that work side by side.
+            seconds: the seconds after which a case counts as hung.
+            most: the number of cases after which a new process takes the place of one.
         """
         self._workers = [_Worker(check, seconds, most) for _ in range(jobs)]
 

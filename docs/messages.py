@@ -1,8 +1,8 @@
 """The errors that a user can mend, read off the code: each message, where it is raised, its cause and its cure.
 
-A message is the text that an exception is made with, with `…` for what is filled in; where an exception is given a text
-that is computed, those that functions of the same file return. Causes and cures are the rows of the table in errors.md,
-each of which stands for the files that it names; the longest name counts.
+A message is the text that an exception is made with, with `…` for what is filled in; where that text is computed, the
+texts that functions of the same file return count. Causes and cures are the rows of the table in errors.md, each of
+which stands for the files that it names; the longest name counts.
 """
 
 import ast
@@ -22,10 +22,10 @@ class Message:
     """One error's text.
 
     Attributes:
-        file: that raises it, relative to the repository.
-        line: of the call.
+        file: the file that raises it, relative to the repository.
+        line: the line of the call.
         kind: the name of the exception's class.
-        text: with `…` for each part that is computed.
+        text: the text, with `…` for each part that is computed.
     """
 
     file: str
@@ -96,7 +96,7 @@ def _made(file: str, tree: ast.Module, makers: Mapping[str, str]) -> Iterator[Me
             elif node.args:
                 passed_on = makers[maker]
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)] if passed_on else []
-    for function in functions:  # that write what is passed on
+    for function in functions:  # those that write what is passed on
         if function.returns is not None and ast.unparse(function.returns) in ("str", "str | None"):
             for node in ast.walk(function):
                 text = text_of(node.value) if isinstance(node, ast.Return) and node.value is not None else ""

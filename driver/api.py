@@ -39,7 +39,7 @@ class Optimized:
 
     Attributes:
         graph: the result; the graph that was given is left as it was.
-        records: of the passes, in order: what each did, how many nodes it left, how far the outputs drifted.
+        records: a record of each pass, in order: what it did, how many nodes it left, how far the outputs drifted.
         warnings: passes that found nothing to do, or left most of the model as it was, and doubts about the data.
     """
 
@@ -149,23 +149,24 @@ def optimize(
     """Run a pipeline over a copy of a graph, checking it after every pass.
 
     Args:
-        model: a graph of `trace` or `read`, what `read` reads, or a module, with its example inputs behind it.
-        how: of a module the example inputs, and the pipeline.
-        pipeline: as text, such as `"cleanup,fuse,quantize{scheme=int8}"`, or a list of texts, passes and
+        model: a graph from `trace` or `read`, what `read` reads, or a module, followed by its example inputs.
+        how: the pipeline; for a module, its example inputs and then the pipeline.
+        pipeline: the pipeline as text, such as `"cleanup,fuse,quantize{scheme=int8}"`, or a list of texts, passes and
             `{name: {option: value}}`.
-        data: calibration: batches of real inputs, each a dict of arrays by input name, one array, or a row of arrays in
-            the order of the inputs; one such dict or array alone; or the name of a file or a factory, as of a recipe.
+        data: the calibration data: batches of real inputs, each a dict of arrays by input name, one array, or a row of
+            arrays in the order of the inputs; one such dict or array alone; or the name of a file or a factory, as in a
+            recipe.
         target: a target's name, its file, or the target itself.
-        backend: that graphs are timed on, for passes that choose by time.
-        metric: that passes are bounded by where the data have labels: a built-in one, or `module:function`.
-        seed: for whatever is random.
+        backend: the backend that graphs are timed on, for passes that decide by latency.
+        metric: the metric that bounds passes where the data have labels: a built-in one, or `module:function`.
+        seed: the seed of all random numbers.
         verify: what is checked after each pass: a `Verification`, or a text such as `"structure"` or
             `"numeric,rtol=0.01"`.
         probes: inputs by name that graphs are compared on; by default the first batches of the data, or random ones.
-        instruments: that watch.
-        reporter: hears of progress and of doubts; without one, doubts are Python's warnings.
-        checkpoints: a folder for what a training can go on from when its process was killed, if the same is asked for
-            again. Nothing in it is erased.
+        instruments: the instruments that watch the passes.
+        reporter: the reporter that is told of progress and doubts; without one, doubts are Python's warnings.
+        checkpoints: a folder for checkpoints, from which a training whose process was killed goes on if the same is
+            asked for again. Nothing in it is erased.
 
     Raises:
         UsageError: the pipeline or the target makes no sense, or a pass lacks data.
@@ -245,10 +246,10 @@ def _batches(data: Any, ports: Sequence[Port]) -> Sequence[Batch]:
 def compile(
     graph: Graph, backend: str = "onnxruntime", target: str | Target = "native", *, tuned: str | Path | None = None
 ) -> Executable:
-    """A graph as something that runs, in this process; `build` writes it to a folder.
+    """Compile a graph into an executable, in this process; `build` writes an artifact to a folder.
 
     Args:
-        graph: to compile.
+        graph: the graph to compile.
         backend: the runtime.
         target: a target's name, its file, or the target itself.
         tuned: what `planish tune` has written, for the TVM backend.

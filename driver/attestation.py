@@ -24,7 +24,7 @@ class Attested:
     """An artifact that is as it was built.
 
     Attributes:
-        name: of its folder.
+        name: the name of its folder.
         manifest: what it holds and was built of.
         measurements: what was measured on it; empty if it has none.
         digests: the SHA-256 of each file.
@@ -41,7 +41,7 @@ class Attested:
 
         Args:
             directory: the artifact's folder.
-            key: that it has to be signed with; None to take it unsigned, too.
+            key: the key that it has to be signed with; None to take it unsigned, too.
 
         Raises:
             ModelError: it is no artifact, or isn't signed with the key.
@@ -65,14 +65,14 @@ class Attested:
 
     @property
     def data(self) -> Iterator[tuple[str, str, str]]:
-        """The role, reference and digest of data that were read; it is the SHA-256 of their arrays."""
+        """The role, reference and digest of the data that were read; the digest is the SHA-256 of their arrays."""
         for role, digest in self.manifest.get("data", {}).items():
             if digest:
                 yield role, str(self.recipe["data"][role]), digest
 
     @property
     def recipe(self) -> Mapping[str, Any]:
-        """The recipe that was built; empty where the artifact is no build's."""
+        """The recipe that was built; empty where the artifact was made by no build."""
         return self.manifest.get("recipe", {})
 
 

@@ -1,12 +1,13 @@
 """Whether a backend's compiled graph computes what the graph means, and if not, which layer is the first to differ.
 
-Results are compared with the interpreter's. Where they differ, the graph is compiled once more with what its nodes
-yield among the outputs. Then the interpreter goes through the nodes and takes from the backend what each was given, so
-that no node answers for those before it. That finds the node at fault; and where there is none, because the backend has
-only decided differently which boxes to return or which number is the largest, it clears the backend of suspicion.
+Results are compared with the interpreter's. Where they differ, the graph is compiled once more with its intermediate
+results among the outputs. Then the interpreter runs each node on the inputs that the backend computed for it, so that
+no node answers for the errors of those before it. That finds the node at fault; and where there is none, because the
+backend has only decided differently which boxes to return or which number is the largest, it clears the backend.
 
-A backend may round otherwise where it returns what nodes yield, since it fuses none of these with others. So only what
-is decided, and on what, is returned at first: mostly that leaves all decisions as they were.
+A backend may round otherwise where it returns intermediate results, since it can't fuse their nodes with others. So at
+first only the inputs and outputs of nodes that decide something are returned: mostly, that leaves all decisions as they
+were.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,12 +46,12 @@ _COARSE = 0.02
 
 @dataclass(frozen=True, slots=True)
 class BackendCheck:
-    """What holds compiled models to the interpreter.
+    """Holds compiled models to the interpreter.
 
     Attributes:
-        backend: that has compiled them.
-        target: that they are compiled for.
-        tolerance: of floats that aren't rounded coarsely.
+        backend: the backend that has compiled them.
+        target: the target that they are compiled for.
+        tolerance: the tolerance for floats that aren't rounded coarsely.
     """
 
     backend: Backend
@@ -61,9 +62,9 @@ class BackendCheck:
         """Hold a compiled model to the interpreter: within float tolerance, or quantization's rounding.
 
         Args:
-            executable: that was compiled from the graph.
-            graph: what it should compute.
-            probes: that they are compared on.
+            executable: the model that was compiled from the graph.
+            graph: the graph, which the interpreter runs.
+            probes: the batches of inputs that both run on.
             scratch: a folder for whatever else has to be compiled.
 
         Raises:
@@ -95,7 +96,7 @@ class BackendCheck:
                 raise CheckError(fault)
 
     def _difference(self, executable: Executable, graph: Graph, probes: Sequence[Feeds], scratch: Path) -> str:
-        """How a compiled model differs from what the graph means, or nothing."""
+        """How a compiled model differs from what the graph means; empty where it doesn't."""
         yardstick = Yardstick(graph, probes, run_graph(graph, probes))
         for number, (probe, expected) in enumerate(zip(probes, yardstick.outputs, strict=True)):
             found = flattened(dict(zip(graph.outputs, executable.run(probe), strict=True)))
@@ -113,7 +114,7 @@ class BackendCheck:
         return ""
 
     def _fault(self, expected: Outputs, found: Outputs, yardstick: Yardstick, number: int) -> str:
-        """What is wrong with outputs, or nothing."""
+        """What is wrong with outputs; empty where nothing is."""
         for name, wanted in expected.items():
             got, is_coarse = found.get(name), yardstick.is_coarse and is_float(wanted)
             room = _room(yardstick.graph.outputs.get(name), self.tolerance)
@@ -134,9 +135,9 @@ class BackendCheck:
     ) -> tuple[str, Outputs | None]:
         """The first layer that the backend computes otherwise, for a message's head, and what the outputs should be.
 
-        The right outputs are the interpreter's for the values that the backend's nodes have yielded; there are none
-        where nothing is known, since the backend doesn't take what nodes yield for outputs. Floats are coarse where
-        nodes between two values round.
+        The right outputs are those that the interpreter computes from the backend's intermediate results; None where
+        the backend can't return these, or the interpreter can't go on from them. Floats are compared coarsely where
+        nodes between two of these results round.
         """
         try:
             write_artifact(folder, _exposed(graph, values), self.backend, self.target)
@@ -151,7 +152,7 @@ class BackendCheck:
 
 
 class _Walk:
-    """Goes through a graph with what a backend's nodes have yielded.
+    """Compares nodes with a backend's intermediate results, from which the interpreter goes on.
 
     Attributes:
         first: the layer of the first node that differs, and how, for the head of a message; empty if none does.
@@ -204,7 +205,7 @@ def compile_again(case: Reproducer, graph: Graph) -> None:
 
 
 def _of_interest(graph: Graph, probe: Feeds) -> tuple[list[Value], list[Value]]:
-    """What is decided in a graph, and on what; and all that its nodes yield, unless that is much."""
+    """Inputs and outputs of nodes that decide something; and all intermediate results, none if they take too much."""
     sizes: dict[Value, int] = {}
     yielded = {output for node in graph.nodes for output in node.outputs}
 
@@ -219,7 +220,7 @@ def _of_interest(graph: Graph, probe: Feeds) -> tuple[list[Value], list[Value]]:
 
 
 def _exposed(graph: Graph, values: Sequence[Value]) -> Graph:
-    """A copy that returns some values behind its own outputs."""
+    """A copy of a graph that returns some values after its own outputs."""
     copy = graph.clone()
     twins = {
         value: twin

@@ -22,12 +22,12 @@ class BenchRow:
     """One subject of a benchmark.
 
     Attributes:
-        name: as the user gave it.
-        backend: that runs it.
-        latency: of one inference.
-        speedup: over the first subject, round by round.
-        memory: bytes that a process grows by to run it; None where the system doesn't tell.
-        size: of the model's files, in bytes.
+        name: the artifact or model, as the user gave it.
+        backend: the backend that runs it.
+        latency: the latency of one inference.
+        speedup: the speedup over the first subject, round by round.
+        memory: the bytes that a process grows by to run it; None where the system doesn't tell.
+        size: the size of the model's files, in bytes.
     """
 
     name: str
@@ -42,10 +42,10 @@ def bench(references: Sequence[str], target: str, data: str | None, threads: int
     """Measure artifacts (folders) and models (compiled by ONNX Runtime as they are) against the first of them.
 
     Args:
-        references: of artifacts and models.
-        target: whose number of threads models run with.
-        data: whose first sample is the input; random numbers without it.
-        threads: for all of them instead of their own.
+        references: the folders of artifacts, and references to models.
+        target: the target whose number of threads models run with.
+        data: the data whose first sample is the input; None for random numbers.
+        threads: the number of threads that all of them run with; None for their own.
     """
     machine = load_target(target)
     with isolated_imports(Path()), workspace() as scratch:
@@ -64,7 +64,7 @@ def bench(references: Sequence[str], target: str, data: str | None, threads: int
 
 
 def sample_for(subject: Candidate, data: str | None, folder: Path = Path()) -> Feeds:
-    """One sample that a model runs on, the first of the data, which are relative to a folder, or a random one.
+    """One sample that a model runs on: the first of the data, whose reference is relative to a folder, or a random one.
 
     Raises:
         ModelError: it runs on no random sample.

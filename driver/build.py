@@ -43,10 +43,10 @@ def build(
     What an earlier build has made of the same inputs by the same steps is taken from the cache (`driver/cache`).
 
     Args:
-        recipe: or the path of one.
-        reporter: hears of progress.
-        instruments: that watch the passes, for which all of them run.
-        key: that the artifact's manifest is signed with.
+        recipe: the recipe, or the path of its file.
+        reporter: the reporter that is told of progress.
+        instruments: the instruments that watch the passes; where there are any, no pass is taken from the cache.
+        key: the key that the artifact's manifest is signed with.
         fresh: whether everything is built and measured anew.
 
     Raises:
@@ -187,7 +187,7 @@ def _check_budget(budget: Budget, artifact: Artifact) -> None:
 
 
 def _loss(artifact: Artifact) -> str:
-    """What to say of a metric that has got worse by more than chance, where nobody has said how far it may."""
+    """A warning of a metric that got worse by more than chance and that no budget bounds; empty where there is none."""
     interval = artifact.drop_interval
     if artifact.drop is None or artifact.drop <= 0 or (interval is not None and interval[0] <= 0):
         return ""

@@ -78,7 +78,7 @@ def explain_pass(name: str) -> str:
     """Describe a pass or a preset as text.
 
     Raises:
-        UsageError: as above.
+        UsageError: there is none of that name; the nearest is suggested.
     """
     described = describe_pass(name)
     return "\n".join(_preset(described) if "passes" in described else _page(described))
@@ -103,7 +103,7 @@ def _page(described: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _paragraphs(text: str, indent: str = "") -> Iterator[str]:
-    """Text filled anew; lines that are set in stay as they are."""
+    """Text that is wrapped anew; indented lines stay as they are."""
     for number, paragraph in enumerate(filter(None, text.split("\n\n"))):
         if number:
             yield ""

@@ -49,9 +49,11 @@ app = typer.Typer(
 def _main(
     version: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False,
     quiet: Annotated[
-        bool, typer.Option("-q", "--quiet", help="results, warnings and errors alone; of any command")
+        bool, typer.Option("-q", "--quiet", help="show results, warnings and errors alone; works with any command")
     ] = False,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="every pass as well; of any command")] = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="show every pass as well; works with any command")
+    ] = False,
 ) -> None:
     set_verbosity(verbose - quiet)
     if version:
@@ -79,20 +81,23 @@ def build(
     evaluation: Annotated[str | None, typer.Option(help="data with labels; by default a part of --data's")] = None,
     metric: Metric = None,
     max_drop: MaxDrop = None,
-    max_latency: Annotated[str | None, typer.Option(help="of one inference, such as 5ms")] = None,
-    max_size: Annotated[str | None, typer.Option(help="of the artifact's files, such as 10MB")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="for whatever is random")] = None,
+    max_latency: Annotated[str | None, typer.Option(help="how long one inference may take, such as 5ms")] = None,
+    max_size: Annotated[str | None, typer.Option(help="how large the artifact's files may be, such as 10MB")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="seed of all random numbers")] = None,
     output: Folder = None,
     bundle_runtime: Annotated[
         bool | None, typer.Option("--bundle-runtime", help="the artifact of tvm carries its runtime")
     ] = None,
     verify: Verify = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="of a recipe, as in passes.2.ratio=0.4")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="change a value of the recipe, as in passes.2.ratio=0.4"),
     ] = None,
     fresh: Annotated[bool, typer.Option(help="build and measure anew what was built before")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="tell what would be done, and build nothing")] = False,
-    sign: Annotated[Path | None, typer.Option(metavar="KEYFILE", help="whose bytes sign the artifact")] = None,
+    sign: Annotated[
+        Path | None, typer.Option(metavar="KEYFILE", help="sign the artifact with the bytes of this file")
+    ] = None,
     dump_dir: DumpDir = None,
     instrument: Instruments = None,
     all_passes: Annotated[
@@ -142,7 +147,7 @@ def opt(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help=".onnx or .planish; without it the graph's text is printed")
     ] = None,
-    lower_to: Annotated[str | None, typer.Option(metavar="BACKEND", help="run its passes at the end")] = None,
+    lower_to: Annotated[str | None, typer.Option(metavar="BACKEND", help="run a backend's passes at the end")] = None,
     target: TargetName = "native",
     data: Data = None,
     verify: Verify = None,
@@ -153,9 +158,9 @@ def opt(
         list[str] | None, typer.Option(metavar="[=PASS]", help="print the graph after this pass, or every pass")
     ] = None,
     print_ir_changed: Annotated[bool, typer.Option(help="print the graph after each pass that changed it")] = False,
-    time_passes: Annotated[bool, typer.Option(help="print what each pass took")] = False,
+    time_passes: Annotated[bool, typer.Option(help="print how long each pass took")] = False,
     explain: Annotated[
-        str | None, typer.Option(metavar="PASS|RULE", help="print where its rules nearly matched, and what differed")
+        str | None, typer.Option(metavar="PASS|RULE", help="print where the rules nearly matched, and what differed")
     ] = None,
     stats: Annotated[
         bool, typer.Option("--stats", help="print what was rewritten, and what the graph has lost")
@@ -257,9 +262,12 @@ def reduce(
 def inspect(
     model: Annotated[str, typer.Argument(metavar="MODEL|ARTIFACT", help=f"{MODEL_HELP}; or an artifact's folder")],
     target: TargetName = "native",
-    depth: Annotated[int | None, typer.Option(min=0, help="of modules' paths; by default what fits a page")] = None,
+    depth: Annotated[
+        int | None, typer.Option(min=0, help="depth of the modules to list; by default what fits a page")
+    ] = None,
     size: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=N", help="of a symbolic dimension; else the data's, or 1")
+        list[str] | None,
+        typer.Option(metavar="NAME=N", help="size of a symbolic dimension; by default the data's, or else 1"),
     ] = None,
     data: Data = None,
     groups: Annotated[bool, typer.Option("--groups", help="show what is pruned together, and what can't be")] = False,
@@ -301,15 +309,17 @@ def bench(
 def tune(
     model: Model,
     output: Annotated[Path, typer.Option("-o", "--output", help="a .json file, which is added to if it is there")],
-    pipeline: Annotated[str, typer.Option("-p", "--pipeline", help="that the model is built with")] = "cleanup,fuse",
+    pipeline: Annotated[
+        str, typer.Option("-p", "--pipeline", help="passes that the model is built with")
+    ] = "cleanup,fuse",
     data: Data = None,
     target: TargetName = "native",
-    budget: Annotated[float, typer.Option(min=0, metavar="MINUTES", help="for measuring kernels")] = 5.0,
+    budget: Annotated[float, typer.Option(min=0, metavar="MINUTES", help="time for measuring kernels")] = 5.0,
     as_json: Json = False,
 ) -> None:
     """Measure the TVM backend's kernels in several ways.
 
-    Into a file for `planish build --tuned`. An interrupt leaves what is known by then.
+    The fastest go into a file for `planish build --tuned`. An interrupt leaves what is known by then.
     """
     from .report import ConsoleReporter, tuning_tables
     from .results import plain
@@ -324,7 +334,7 @@ def tune(
 
 @app.command(cls=GuardedCommand)
 def passes(
-    name: Annotated[str | None, typer.Argument(help="of one pass, or module:Class")] = None, as_json: Json = False
+    name: Annotated[str | None, typer.Argument(help="a pass, or module:Class")] = None, as_json: Json = False
 ) -> None:
     """List the passes, or describe one with its options."""
     from . import catalog

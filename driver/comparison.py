@@ -27,17 +27,17 @@ class OutputDifference:
     """How far one output of B is from A's, over all batches.
 
     Attributes:
-        name: A's.
-        largest: absolute difference.
-        relative: error, as the ratio of L2 norms, like the drift of a pass.
-        cosine: between the two, flattened.
-        sqnr: signal to noise, in decibels; infinite where they are equal.
-        agreement: share of rows along the last axis whose largest element is at the same place, and of texts that are
-            the same; None for scalars.
-        agreement_interval: where 95 % of it lie in resamples of the examples along the first axis; None for one
-            example.
-        divergence: mean Kullback-Leibler divergence of B's rows from A's, in nats, taken as logits, or as probabilities
-            where they sum up to 1; None for scalars and for what are no floats.
+        name: the output's name in A.
+        largest: the largest absolute difference.
+        relative: the relative error, as the ratio of L2 norms, like the drift of a pass.
+        cosine: the cosine similarity of the two, flattened.
+        sqnr: the signal-to-noise ratio in decibels; infinite where they are equal.
+        agreement: the share of rows along the last axis whose largest element is at the same place, and of texts that
+            are the same; None for scalars.
+        agreement_interval: the interval that holds 95 % of the agreement in resamples of the examples along the first
+            axis; None for one example.
+        divergence: the mean Kullback-Leibler divergence of B's rows from A's, in nats, taken as logits, or as
+            probabilities where they sum up to 1; None for scalars and for what are no floats.
     """
 
     name: str
@@ -52,7 +52,7 @@ class OutputDifference:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two: its cost, and the metric where there are labels."""
+    """One of two models that are compared: its cost, and the metric where there are labels."""
 
     name: str
     backend: str
@@ -68,10 +68,10 @@ class Comparison:
     Attributes:
         a: the reference.
         b: what is compared with it.
-        outputs: differences of each.
-        metric: the name, where there are labels.
-        drop: by how much B's metric is worse, on its own scale.
-        drop_interval: where 95 % of the metric's drops lie if other samples had been drawn.
+        outputs: the difference of each output.
+        metric: the name of the metric; None where none was evaluated.
+        drop: how much worse B's metric is, on its own scale.
+        drop_interval: the interval that would hold 95 % of the metric's drops if other samples had been drawn.
         flips: how many samples only A gets right, and how many only B.
         mcnemar: the probability of flips that are as uneven, if both were equally good.
         samples: how many examples both ran on.
@@ -96,10 +96,10 @@ def compare(a: str, b: str, target: str, data: str | None, metric: str, folder: 
     Args:
         a: the reference.
         b: what is compared with it.
-        target: whose number of threads models run with.
-        data: that both run on; one random sample without it.
-        metric: evaluated where the data have labels; `agreement` with A needs none.
-        folder: that data and metric are relative to.
+        target: the target whose number of threads models run with.
+        data: the data that both run on; None for one random sample.
+        metric: the metric, evaluated where the data have labels; `agreement` with A needs none.
+        folder: the folder that data and metric are relative to.
 
     Raises:
         ModelError: the two can't run on the same inputs, or their outputs don't correspond.
@@ -154,9 +154,9 @@ def output_differences(
     """How far the outputs of two models are apart.
 
     Args:
-        names: of the outputs.
+        names: the names of the outputs.
         a: the outputs of one on each batch.
-        b: those of the other on the same batches.
+        b: the outputs of the other on the same batches.
 
     Raises:
         ModelError: they don't correspond.
@@ -199,7 +199,7 @@ def _difference(name: str, a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> 
 
 
 def _interval(examples: Sequence[np.ndarray]) -> tuple[float, float] | None:
-    """Where 95 % of the mean over all rows lie, if other examples had been drawn, each of which has one row or more."""
+    """The 95 % interval of the mean over all rows, if other examples of one row or more had been drawn."""
     if len(examples) < 2:
         return None
     means = np.array([np.mean(rows) for rows in examples])

@@ -46,7 +46,7 @@ class Batch:
 
 
 def ports_of(graph: Graph) -> list[Port]:
-    """The inputs of a graph, as those of an executable."""
+    """The inputs of a graph, as an executable describes them."""
     return [port_of(value.name, value) for value in graph.inputs]
 
 
@@ -55,7 +55,7 @@ def read_data(reference: str, folder: Path, ports: Sequence[Port]) -> list[Batch
 
     Args:
         reference: `data.npz`, `file.py:factory` or `package.module:factory`.
-        folder: that files are relative to.
+        folder: the folder that files are relative to.
         ports: the model's inputs.
 
     Raises:
@@ -88,7 +88,7 @@ def make_batches(items: Iterable[Any], ports: Sequence[Port], source: str) -> li
     """Batches from what a user's function yields or hands over.
 
     Args:
-        items: as described above.
+        items: the batches, in the forms that this module describes at its head.
         ports: the model's inputs.
         source: what the items come from, for messages.
 
@@ -99,7 +99,7 @@ def make_batches(items: Iterable[Any], ports: Sequence[Port], source: str) -> li
 
 
 def doubts(calibration: Sequence[Feeds], evaluation: Sequence[Feeds] = ()) -> list[str]:
-    """What makes calibration data look like something else than data, input by input, with what to do about it."""
+    """Signs that calibration data hold no real samples, input by input, each with what to do about it."""
     found: list[str] = []
     for name in calibration[0] if calibration else ():
         seen, asked = _moments(name, calibration), _moments(name, evaluation)
@@ -137,7 +137,7 @@ class _Moments:
 
 
 def _moments(name: str, batches: Sequence[Feeds]) -> _Moments | None:
-    """The moments of a float input that is no mask; None of anything else."""
+    """The moments of a float input that is no mask; None for anything else."""
     arrays = [feeds[name] for feeds in batches]
     if not arrays or not all(isinstance(array, np.ndarray) and is_float(array) for array in arrays):
         return None
@@ -219,12 +219,12 @@ def _batch(item: Any, ports: Sequence[Port], place: str) -> Batch:
 
 
 def _is_row(pair: Sequence[Any], names: Sequence[str]) -> bool:
-    """Whether two things are a model's two inputs; of inputs and labels, the first are a dict or a row there."""
+    """Whether a pair is a model's two inputs; in a pair of inputs and labels, a dict or a row comes first there."""
     return len(names) == 2 and not isinstance(pair[0], Mapping | tuple | list)
 
 
 def _check_numbers(name: str, array: Any) -> None:
-    """Refuse what no statistics can be made of."""
+    """Refuse an array that no statistics can be computed from."""
     if not isinstance(array, np.ndarray) or array.dtype == np.object_:
         return
     if not array.size:

@@ -46,14 +46,14 @@ def find_fault(
 
     Args:
         subject: a recipe, whose backends' own passes are searched too, the folder of a reproducer, or a model.
-        pipeline: for a model.
-        data: calibration data for a model.
-        target: for a model.
-        reporter: hears of progress.
+        pipeline: the passes to run over a model.
+        data: the calibration data for a model.
+        target: the target that a model is built for.
+        reporter: the reporter that is told of progress.
         verify: what is checked; None for everything, or what a recipe or a reproducer says.
 
     Raises:
-        UsageError: a model without a pipeline, or something else with one.
+        UsageError: a model without a pipeline, or a recipe with one.
         TargetError: the backend of a recipe can't run what its passes make of the model, though they are right.
     """
     is_recipe = Path(subject).suffix in (".yaml", ".yml")
@@ -90,9 +90,9 @@ def shrink(subject: str, output: Path, reporter: Reporter = SILENT) -> Reproduce
     run once as it was written.
 
     Args:
-        subject: the folder of the other one.
+        subject: the folder of the reproducer to shrink.
         output: the folder to write.
-        reporter: hears of progress, and if what was written doesn't fail in that way.
+        reporter: the reporter that is told of progress, and if what was written doesn't fail in that way.
 
     Raises:
         UsageError: it is no reproducer, or doesn't fail here.
@@ -131,7 +131,7 @@ def _part(case: Reproducer, graph: Graph) -> Reproducer:
 
 
 class _Flow:
-    """What flows through the graph of a reproducer on its batches, so that parts of the graph are given the same."""
+    """The values in a reproducer's graph on its batches, so that parts of the graph get the inputs that they had."""
 
     def __init__(self, case: Reproducer) -> None:
         self._case = case
@@ -166,7 +166,7 @@ class _Flow:
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """How a pipeline failed: by what symptom, in which pass or backend."""
+    """How a pipeline failed: with which symptom, in which pass or backend."""
 
     symptom: str
     step: str

@@ -30,13 +30,13 @@ class DryRun:
     """What a build would do.
 
     Attributes:
-        target: that it builds for.
-        rows: one for each pass: what it did where it keeps what the model computes; of others what they look at, as far
-            as that doesn't go by the data.
-        backends: why each of them can't run the model as the passes leave it; empty where it can.
-        calibration: batches that passes look at.
-        evaluation: batches that the metric is computed on.
-        seconds: that the interpreter takes for one sample of the model as it was read.
+        target: the name of the target that it builds for.
+        rows: a row for each pass: what it did if it keeps what the model computes, and otherwise what it would look at,
+            as far as that doesn't depend on the data.
+        backends: why each backend can't run the model as the passes leave it; empty where it can.
+        calibration: the number of batches that passes look at.
+        evaluation: the number of batches that the metric is computed on.
+        seconds: the seconds that the interpreter takes to run the model as it was read on one sample.
         memory: the bytes that the process has held so far at the most; None except on Linux.
     """
 

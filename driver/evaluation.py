@@ -51,8 +51,8 @@ class Score:
     """A metric's value, and what it takes to compare two models in pairs.
 
     Attributes:
-        value: on all batches.
-        hits: for a metric that is a share of samples, which ones were right.
+        value: the metric on all batches.
+        hits: whether each sample was right, for a metric that is a share of samples; None for other metrics.
         groups: the value on groups of the batches, the same ones for every model; empty where it wasn't asked for, or
             there are too few batches.
         resamples: the value on batches drawn anew, with replacement, the same ones for every model; empty where a
@@ -83,7 +83,7 @@ def labelled(metric: Metric | None, batches: Sequence[Batch]) -> Labelled | None
 
 
 def labelled_by(run: Run, batches: Sequence[Batch]) -> list[Batch]:
-    """Batches with the classes that a model gives their samples for labels.
+    """Batches whose labels are the classes that a model gives their samples.
 
     Raises:
         ModelError: its first output gives no classes.
@@ -127,10 +127,10 @@ def drop_interval(metric: Metric, before: Score, after: Score, confidence: float
     and by how the drops of groups of samples scatter where a metric is slow.
 
     Args:
-        metric: that was computed.
-        before: of one model.
-        after: of the other, on the same samples.
-        confidence: that each end is right with; 0.975 makes an interval of 95 %.
+        metric: the metric that was computed.
+        before: the score of one model.
+        after: the score of the other model, on the same samples.
+        confidence: the confidence in each end of the interval; 0.975 makes an interval of 95 %.
 
     Source: A. Agresti and Y. Min, Simple Improved Confidence Intervals for Comparing Matched Proportions (Statistics in
     Medicine, 2005); B. Efron and R. Tibshirani, An Introduction to the Bootstrap (1993), percentile intervals;
@@ -189,9 +189,9 @@ def evaluate(metric: Metric, run: Run, batches: Sequence[Batch], *, resamples: b
     """The metric of a model on labelled batches.
 
     Args:
-        metric: to compute.
+        metric: the metric to compute.
         run: the model.
-        batches: with labels.
+        batches: the batches, with labels.
         resamples: whether to compute it on groups of batches as well, and on batches drawn anew unless that takes long.
 
     Raises:
@@ -220,7 +220,7 @@ def evaluate(metric: Metric, run: Run, batches: Sequence[Batch], *, resamples: b
 
 
 def _draws(count: int) -> Iterator[np.ndarray]:
-    """Places of batches drawn anew, as often as there is time for."""
+    """Indices of batches drawn with replacement, as often as there is time for."""
     draw, end = np.random.default_rng(0), time.monotonic() + _SECONDS
     for _ in range(_RESAMPLES):
         yield draw.integers(0, count, count)

@@ -1,7 +1,7 @@
 """Where independent work runs: here, in processes of this machine, or on a cluster of Dask's or Ray's.
 
-Work is a function of a module with plain arguments and a plain result, so that it doesn't matter where it runs. What a
-worker leaves undone that dies is given to another one, and what no worker has done is left to whoever asks.
+Work is a function of a module with plain arguments and a plain result, so that it doesn't matter where it runs. What
+a dying worker leaves undone is given to another one, and what no worker has done is left to the caller.
 """
 
 import multiprocessing
@@ -26,11 +26,12 @@ Work: TypeAlias = Callable[[Any], Any]
 
 @dataclass(frozen=True, slots=True)
 class Executor:
-    """What runs work.
+    """Runs pieces of work, several at a time.
 
     Attributes:
         workers: how many pieces of work run at a time.
-        run: from work and its tasks to the results in their order; None for what no worker has finished.
+        run: a function of the work and its tasks that returns the results in the tasks' order; None for what no worker
+            has finished.
     """
 
     workers: int
@@ -91,7 +92,7 @@ def _on_ray(ray: Any, work: Work, tasks: Sequence[Any]) -> list[Any]:
 
 
 def _finished(result: Callable[[], Any]) -> Any:
-    """A result when it is there; None where there will be none."""
+    """The result, once it is there; None where the work failed."""
     try:
         return result()
     except Exception:  # whatever it was, the work is done again by whoever asks, who tells of it

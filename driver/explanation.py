@@ -18,17 +18,17 @@ _SHOWN = 3
 
 
 class Explain(Instrument):
-    """Explains the rules of a name once, before the first pass that applies one of them; else the graph as it was read.
+    """Explains some rules once: before the first pass that applies one of them, or else on the graph as it was read.
 
     Args:
-        name: of a pass that is made of rules, of a rule of such a pass, or `module:Name` of either.
+        name: the name of a pass that is made of rules, or of a rule of such a pass, or `module:Name` for either.
 
     Raises:
         UsageError: there are no rules of that name; the nearest is suggested.
 
     Attributes:
-        explanations: of each rule.
-        before_pass: its name; empty for the graph as it was read.
+        explanations: the explanation of each rule.
+        before_pass: the name of the pass that they were explained before; empty for the graph as it was read.
     """
 
     def __init__(self, name: str) -> None:
@@ -63,7 +63,7 @@ class Explain(Instrument):
 
 
 def find_rules(name: str) -> tuple[RewriteRule, ...]:
-    """The rules of a pass, those of a name, or those of `module:Name`.
+    """The rules of a pass, the rules that have a name, or those of `module:Name`.
 
     Raises:
         UsageError: there is no such pass or rule, or the pass isn't made of rules.

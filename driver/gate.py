@@ -18,10 +18,10 @@ class Check:
     """A bound, and what was found.
 
     Attributes:
-        name: of what is bounded.
-        bound: in words.
-        found: in words.
-        is_met: whether that is within the bound.
+        name: the name of what is bounded.
+        bound: the bound, in words.
+        found: what was found, in words.
+        is_met: whether what was found is within the bound.
     """
 
     name: str
@@ -38,11 +38,11 @@ class Gate:
     """How far B may be from A; what is None isn't bounded.
 
     Attributes:
-        max_drop: of the metric, on its own scale.
-        min_cosine: between any two outputs.
-        max_slower: share of A's latency by which B may be slower; missed where three rounds of four are slower by
-            more.
-        max_larger: share of A's size by which B may be larger.
+        max_drop: the largest drop of the metric, on its own scale.
+        min_cosine: the least cosine similarity between an output of A and the same output of B.
+        max_slower: the share of A's latency by which B may be slower; missed where three rounds of four are slower
+            by more.
+        max_larger: the share of A's size by which B may be larger.
     """
 
     max_drop: float | None = None
@@ -58,7 +58,7 @@ class Gate:
         max_slower: str | None = None,
         max_larger: str | None = None,
     ) -> "Gate":
-        """A gate of what flags say, shares as `5%`.
+        """The gate that flags ask for, with shares such as `5%`.
 
         Raises:
             UsageError: one is no share.
@@ -112,12 +112,12 @@ class Gate:
     def sufficient_samples(self, comparison: Comparison) -> int | None:
         """How many samples it takes to find a model that is worse by twice the bound in 95 of 100 cases.
 
-        The drop that is found scatters around the true one by the square root of what single samples scatter by: the
-        share of those that change sides, of which a model that is worse has as many as it is worse by. Drops are
-        counts over the number of samples, for which half of one is added (Yates's correction for continuity).
+        The variance of the drop that is found is that of a single sample, over the number of samples. A sample's is the
+        share of samples that only one of the models gets right, which is no less than the true drop. Drops are counts
+        over the number of samples, for which half of one is added (Yates's correction for continuity).
 
         Returns:
-            None where the metric isn't bounded, or single samples say nothing of how it scatters.
+            The number; None where the metric isn't bounded, or single samples say nothing of how it scatters.
         """
         bound = self.max_drop
         if not bound or not comparison.samples:

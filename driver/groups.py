@@ -16,9 +16,9 @@ class GroupRow:
     """Channels, neurons or heads that are removed from all layers at once.
 
     Attributes:
-        size: how many there are.
+        size: how many channels, neurons or heads there are.
         width: the rows of a weight that belong to each; a head's, or a place's behind a flattening.
-        layers: that compute them.
+        layers: the layers that compute them.
         readers: layers that contract them with weights.
         couplers: operators that tie what several layers compute.
         frozen: why none can be removed; None where any can.

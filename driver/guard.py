@@ -45,7 +45,7 @@ class GuardedCommand(TyperCommand):
 
 
 def _told(error: Exception) -> Exception:
-    """What ends a command instead of an error, after it was told."""
+    """Tell an error; return the exception that ends the command in its place."""
     if interrupts.is_interrupted():
         return _ended("interrupted", INTERRUPTED)
     if isinstance(error, PassError):
@@ -78,7 +78,7 @@ def _bug(error: Exception) -> typer.Exit:
 
 
 def _written(error: Exception) -> str:
-    """Where the command and the traceback are: in a file, or if none can be written here and now."""
+    """A text that says which file holds the command and the traceback, or holds both if none can be written."""
     text = f"planish {version('planish')}, Python {sys.version}\n{' '.join(sys.argv)}\n\n"
     text += "".join(traceback.format_exception(error))
     try:

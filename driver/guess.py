@@ -1,4 +1,4 @@
-"""What plans are predicted to give and cost by those that were built, and which is to be built next."""
+"""What plans are predicted to gain and lose by those that were built, and which is to be built next."""
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -30,17 +30,17 @@ _NEAR = 0.03
 
 
 class Guess:
-    """Predicts what plans give and cost from those that were built, and says which is to be built next.
+    """Predicts what plans gain and lose from those that were built, and says which is to be built next.
 
     A loss is how much worse the metric is at the most, as far as the evaluation data show. Losses add up, and speed-ups
-    multiply as far as steps change the same layers. A step that is asked for a speed-up is taken to give it. What
-    another one multiplies by goes by how fast the plan before it is, from one pair of plans with and without it to the
-    next. A plan that trains takes as long as the same one without: what is measured of either is noise beside that.
+    multiply as far as steps change the same layers. A step that is asked for a speed-up is taken to give it. The factor
+    of another step depends on how fast the plan before it is, and is interpolated between pairs of built plans with and
+    without the step. A plan that trains runs as fast as the same one without: a measured difference is noise.
 
     Args:
         budget: how far the metric may drop.
-        goal: `latency` or `size`.
-        confidence: that losses are told with.
+        goal: what is to be best, `latency` or `size`.
+        confidence: the confidence that losses are told with.
     """
 
     def __init__(self, budget: float, goal: str, confidence: float = 0.975) -> None:
@@ -83,25 +83,25 @@ class Guess:
         return next(reversed(self.sequence), None)
 
     def may_be_better(self, chosen: Point) -> Point | None:
-        """The best point that is better than another one, and whose drop itself keeps the budget; None if none is."""
+        """The best of the points better than a chosen one whose drop itself keeps the budget; None if there is none."""
         least = self._gain(chosen) * _WORTH
         found = [point for point in self.points if point.drop <= self._budget and self._gain(point) > least]
         return max(found, key=self._gain, default=None)
 
     def next(self, plans: Sequence[Plan]) -> Plan | None:
-        """The plan to build: nothing and a setting of each pass first, then what promises most; None at the end.
+        """The plan to build: the empty one and a setting of each pass first, then the most promising; None at the end.
 
-        Settings that differ in more than numbers count as different passes here. Half of a pass's mildest strength
-        comes at once where that loses too much. A plan promises what it is predicted to gain beyond the best one, by
-        how likely it keeps the budget, and by the share of its loss, without training, that the budget allows. Before
-        it come those of its steps that weren't tried alone, and then the same without training, which says what it
-        gains in a fraction of the time.
+        Settings that differ in more than numbers count as different passes here. Where a pass loses too much at its
+        mildest strength, half of that strength comes at once. A plan promises what it is predicted to gain beyond the
+        best one, times the probability that it keeps the budget, times the share of its loss, without training, that
+        the budget allows. Before a plan come its steps that weren't tried alone, and then the same plan without
+        training, which says what it gains in a fraction of the time.
 
-        Settings of which nothing can be predicted come behind all that promise something, but for those that are
-        stronger than one that loses more than training may bring back. In the end strengths are tried between the best
-        plan's and one that loses too much, and between that of a plan that loses little too much and a milder one; and
-        trainings of the best one, where it loses most of the budget: of many plans that were tried the best one's loss
-        is low in part by chance.
+        Settings of which nothing can be predicted come after all that promise something, but not those that ask for
+        more than a strength that lost more than training may bring back. In the end strengths are tried between the
+        best plan's and one that loses too much, and between that of a plan that loses slightly too much and a milder
+        one; or, where the best plan loses most of the budget, other trainings of it: of many plans that were tried, the
+        best one's loss is low in part by chance.
         """
         return next(iter(self.ahead(plans, 1)), None)
 
@@ -135,12 +135,12 @@ class Guess:
         return (gain / best - 1) * allowed * losses.cdf(self._budget)
 
     def _leading_to(self, plan: Plan) -> Iterator[Plan]:
-        """What is to be known before a plan is built, and the plan."""
+        """The plans that have to be built before a plan, and the plan itself."""
         alone = [Plan((step,)) for step in plan.untrained.steps]
         yield from (it for it in (*alone, plan.untrained, plan) if it.key not in self._known)
 
     def _with_new_strengths(self, plans: Sequence[Plan]) -> list[Plan]:
-        """The plans, and the same with strengths of their first step that were tried since, which weren't given."""
+        """The plans, and the same with strengths of the first step that weren't given but were tried since."""
         given = {plan.key for plan in plans}
         new = [it.plan for it in self.points if len(it.plan.steps) == 1 and it.plan.key not in given]
         found = [
@@ -152,7 +152,7 @@ class Guess:
         return list({plan.key: plan for plan in (*plans, *found)}.values())
 
     def _is_lost(self, single: Plan) -> bool:
-        """Whether a technique is stronger than with a strength that loses more than training may bring back."""
+        """Whether a technique asks for more than a strength that lost more than training may bring back."""
         most = self._budget * _HOPE / (1 - _BRINGS_BACK)
         for step in single.steps:
             for option, own in options_of(step).items():
@@ -198,7 +198,7 @@ class Guess:
         return 0.0 if self.best is None else self._gain(self.best) * _WORTH
 
     def _gain(self, point: Point) -> float:
-        """What a point gains; by all that were built with the same techniques, whatever they train."""
+        """What a point gains: the median of all points with the same techniques, whatever they train."""
         if self._goal != "latency" or point.artifact is None:
             return point.shrinkage
         twin = point.plan.untrained
@@ -212,7 +212,7 @@ class Guess:
         return None if found is None or found.artifact is None else found
 
     def _predicted(self, plan: Plan) -> tuple[float, float] | None:
-        """What a plan gains and loses; None for one that a failure or nothing to bring back rules out."""
+        """What a plan gains and loses; None if it isn't known, or a failure or nothing to bring back rules it out."""
         known = self._known.get(plan.key)
         if known is not None:
             return None if known.artifact is None else (self._gain(known), max(self._loss(known), 0.0))
@@ -231,9 +231,10 @@ class Guess:
         return gain * self._factor(plan.last, gain), loss + max(self._loss(single), 0.0)
 
     def _asked_for(self, last: Plan, gain: float, loss: float) -> tuple[float, float] | None:
-        """What a step that is asked for a speed-up gives, and costs by the same step with others; None for another.
+        """What a plan gains and loses by a step that is asked for a speed-up; None for other steps.
 
-        Beyond what was tried, costs rise as a power of what is asked for beyond 1.
+        Costs are interpolated between the speed-ups that were tried; beyond these they rise as a power of what is asked
+        for beyond 1.
         """
         speedup = options_of(last.steps[0]).get("speedup")
         if not isinstance(speedup, float) or self._goal != "latency":
@@ -262,14 +263,14 @@ class Guess:
         return self._after(gain / least, alone) * math.exp(usual)
 
     def _after(self, faster: float, alone: float) -> float:
-        """What a step multiplies the gain of a plan by, before any pair of plans tells.
+        """What a step multiplies the gain of a plan by, before any pair of plans shows it.
 
         Two techniques multiply what they leave of sizes, and of the time of layers that both make faster. Other layers
         go on taking what they took, which is expected to be a share of the time of the faster one of the two.
 
         Args:
-            faster: how many times as fast the plan is.
-            alone: what the step multiplies the gain of a plan by that is as fast as nothing makes it.
+            faster: how many times as fast the plan is as the slowest one that the step was measured on.
+            alone: what the step multiplied the gain of that slowest plan by.
         """
         if self._goal != "latency":
             return alone
@@ -300,7 +301,7 @@ class Guess:
             yield from (plan for plan in left if plan.untrained == best.plan.untrained and self.gain(plan) is not None)
 
     def _between(self, best: Point, plans: Sequence[Plan]) -> Plan | None:
-        """A strength halfway between one that keeps within the budget and one that doesn't; None where none is left."""
+        """A plan with a strength halfway between one within the budget and one beyond it; None where none is left."""
         near = [point for point in self.points if self._budget < self._loss(point) <= self._budget * _HOPE]
         beyond = [point for point in near if self._gain(point) >= self._least]
         for point in (best, *sorted(beyond, key=self._gain, reverse=True)):
@@ -311,7 +312,7 @@ class Guess:
         return None
 
     def _halfway(self, point: Point, plans: Sequence[Plan]) -> Iterator[Plan]:
-        """A plan with each of its strengths halfway to the next on the other side of the budget."""
+        """The same plan with one strength at a time halfway to the nearest on the other side of the budget."""
         is_right = self._loss(point) <= self._budget
         others = [*plans, *(it.plan for it in self.points)]
         for place, step in enumerate(point.plan.steps):
@@ -358,7 +359,7 @@ def _with_strength(single: Plan, option: str, value: float) -> Plan:
 
 
 def _strength(plan: Plan, like: Plan, place: int, option: str) -> float | None:
-    """An option of a step of a plan that is another one's but for it; None where the plans differ in more than that."""
+    """The option of a step in a plan that differs from another one in it alone; None where the plans differ in more."""
     if len(plan.steps) != len(like.steps):
         return None
     value = options_of(plan.steps[place]).get(option)

@@ -31,13 +31,13 @@ class OperatorRow:
     """All nodes of one operator.
 
     Attributes:
-        name: of the operator.
-        count: of its nodes.
-        flops: of all of them, for one sample.
-        moved: bytes that they move without computing anything.
+        name: the name of the operator.
+        count: the number of its nodes.
+        flops: the FLOPs of all of them, for one sample.
+        moved: the bytes that they move without computing anything.
         int8: backends on which the target's integer kernel is faster than float.
         dynamic_int8: the same for activations quantized at run time.
-        weights: by backend, the bits in which constant weights alone make it faster than float for a few rows.
+        weights: the bits, by backend, to which quantizing weights alone makes it faster than float for a few rows.
     """
 
     name: str
@@ -54,9 +54,9 @@ class Inspection:
     """What `inspect` shows.
 
     Attributes:
-        sizes: of the symbolic dimensions, that costs are counted with.
-        activations: bytes of those alive at once, at their peak.
-        groups: of channels that stand or fall together, where they were asked for.
+        sizes: the sizes of the symbolic dimensions that costs are counted with.
+        activations: the bytes of the activations that are alive at once, at their peak.
+        groups: the groups of channels that stand or fall together, where they were asked for.
     """
 
     name: str
@@ -84,10 +84,10 @@ def inspect(
 
     Args:
         model: a reference, or the folder of an artifact of ONNX Runtime.
-        target: whose kernels are asked for.
-        depth: of the module path that costs are summed up to; None for the deepest that is at most 30 modules.
-        sizes: of symbolic dimensions; those not given are the data's, or else 1.
-        data: whose first batch has sizes.
+        target: the target whose fast kernels are shown.
+        depth: the depth of module paths that costs are summed up to; None for the deepest with at most 30 modules.
+        sizes: the sizes of symbolic dimensions; those not given are the data's, or else 1.
+        data: the data whose first batch has sizes.
         with_groups: whether groups of channels are looked for.
 
     Raises:
@@ -142,7 +142,7 @@ def _readable(graph: Graph, sizes: Mapping[str, int]) -> Mapping[str, Cost]:
 
 
 def model_of(reference: str) -> str:
-    """A reference to a model, or the file of an artifact's.
+    """The reference to a model as it is, or the model file of an artifact's folder.
 
     Raises:
         UsageError: the artifact holds compiled code alone.

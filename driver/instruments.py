@@ -17,14 +17,14 @@ from .user_code import call, resolve
 
 
 def make_instruments(names: Sequence[str], dump_dir: Path | None = None) -> list[Instrument]:
-    """What watches the passes, besides what the command itself needs.
+    """The instruments that watch the passes, besides those that the command itself needs.
 
     Args:
-        names: of planish's own instruments or other packages', or `module:Class` and `file.py:Class`.
+        names: the names of planish's own instruments or other packages', or `module:Class` and `file.py:Class`.
         dump_dir: folder for the graph after each pass; None for none.
 
     Raises:
-        UsageError: there is none of a name; the nearest is suggested.
+        UsageError: there is no instrument of a name; the nearest is suggested.
         ModelError: the user's class fails when it is made.
     """
     made = [_make(name) for name in dict.fromkeys(names)]

@@ -15,7 +15,7 @@ class Integrity:
     """What became of an artifact's files since it was built.
 
     Attributes:
-        files: how many were looked at.
+        files: how many files were looked at.
         faults: what is wrong with them, one sentence each.
     """
 
@@ -28,7 +28,7 @@ def check_integrity(directory: Path, key: bytes | None = None) -> Integrity:
 
     Args:
         directory: the artifact's folder.
-        key: that the manifest has to be signed with.
+        key: the key that the manifest has to be signed with; None to take it unsigned, too.
 
     Raises:
         ModelError: it is no artifact, or isn't signed with the key.

@@ -42,8 +42,8 @@ class Job:
     """A recipe with everything that it names read and checked.
 
     Attributes:
-        is_trial: whether it is one of many of a search, which asks for the metric of what is built alone, and not for
-            that between passes.
+        is_trial: whether it is a trial of a search, which evaluates the metric of the built model alone, not between
+            passes.
     """
 
     recipe: Recipe
@@ -60,7 +60,7 @@ class Job:
     is_trial: bool = False
 
     def context(self, sizes: Mapping[str, int], sample: Feeds | None = None) -> PassContext:
-        """What the passes run in; with a sample they can time what they make."""
+        """The context that passes run in; with a sample they can time graphs."""
         return PassContext(
             target=self.target,
             source=self.source,
@@ -80,7 +80,7 @@ class Job:
 
     @property
     def case(self) -> Reproducer:
-        """What a failing pass would be reproduced by."""
+        """The reproducer of a pass that fails."""
         machine = self.recipe.machine
         return Reproducer(
             self.source,

@@ -1,4 +1,4 @@
-"""What operators take, by what they are and the shapes that they have: measured once, and kept in a table.
+"""How long operators take, by their kind and shapes: measured once, and kept in a table.
 
 A table belongs to a backend of one version, on one target. It is a file of JSON in the folder of planish's caches that
 may be copied to another machine of the same kind: each row has an operator's types and attributes, and a digest of what
@@ -43,11 +43,11 @@ _ERROR_OF_MEDIAN = 0.93
 
 
 class LatencyTable:
-    """Seconds of operators, by `signatures`.
+    """The seconds that operators take, by `signatures`.
 
     Args:
-        find: gives the path of the file, which needn't be there, when it is first asked for a row; None for a table
-            that isn't kept.
+        find: a function that gives the path of the file, which needn't be there, once a row is asked for; it returns
+            None for a table that isn't kept.
     """
 
     def __init__(self, find: Callable[[], Path | None] = lambda: None) -> None:
@@ -78,7 +78,7 @@ class LatencyTable:
         return self._rows
 
     def add(self, rows: Mapping[str, float]) -> None:
-        """Add rows, and those that others have written meanwhile; what was measured first stays."""
+        """Add rows, and those that other processes have written meanwhile; what was measured first stays."""
         self._rows = {**rows, **self.rows, **_read(self._path)}
         if self._path is None or len(self._rows) > _MOST_ROWS:
             return
@@ -104,8 +104,8 @@ def signatures(graph: Graph, sizes: Mapping[str, int]) -> dict[str, str]:
     it, back to the last that contracts, and the operators behind it.
 
     Args:
-        graph: with the nodes.
-        sizes: of symbolic dimensions.
+        graph: the graph with the nodes.
+        sizes: the sizes of symbolic dimensions.
     """
     found: dict[str, str] = {}
     chains: dict[Value, str] = {}  # what each value was computed by, as far back as may be fused
@@ -151,9 +151,9 @@ class TableTiming:
     """Times graphs by a table, and measures what it lacks.
 
     Attributes:
-        profile: times graphs.
-        table: of what is known.
-        sizes: of symbolic dimensions.
+        profile: the profiler that times graphs.
+        table: the table of known times.
+        sizes: the sizes of symbolic dimensions.
     """
 
     profile: Profiler
@@ -189,7 +189,7 @@ class TableTiming:
     def _measure(
         self, graphs: Sequence[tuple[Graph, Mapping[str, str]]], whole: Mapping[str, str] | None = None
     ) -> None:
-        """Add rows for graphs; where the first one's are known, the others' are brought to their scale."""
+        """Add rows for graphs; where those of the first graph are known, the others' are brought to their scale."""
         profiles = self.profile([named(graph) for graph, _ in graphs], wholes=False)
         scale = 1.0
         if whole is not None:
@@ -203,7 +203,7 @@ class TableTiming:
 
 
 def _is_steady(rounds: np.ndarray) -> bool:
-    """Whether it is known how many times as fast as the first graph the others are: by the quartiles over rounds."""
+    """Whether the quartiles over rounds show well enough how many times as fast the other graphs are as the first."""
     count = rounds.shape[1]
     lower, middle, upper = np.quantile(rounds[1:] / rounds[:1], (0.25, 0.5, 0.75), axis=1)
     return count >= FEWEST_ROUNDS and bool((_ERROR_OF_MEDIAN * (upper - lower) <= _SURE * middle * count**0.5).all())

@@ -30,11 +30,11 @@ class Candidate:
     """A compiled model.
 
     Attributes:
-        name: to tell it apart.
-        backend: that runs it.
-        directory: of its artifact.
-        executable: ready to run.
-        size: of the model's files, in bytes.
+        name: a name to tell it apart.
+        backend: the name of the backend that runs it.
+        directory: the folder of its artifact.
+        executable: the model, ready to run.
+        size: the size of the model's files, in bytes.
     """
 
     name: str
@@ -93,11 +93,11 @@ def refuse_early(source: Graph, passes: Sequence[Pass], context: PassContext, ba
     """Refuse a model that a backend can't run before passes take their time, if it is sure that no pass changes that.
 
     Passes that keep what the model computes are run on a copy, unchecked, and the backend is asked once more. Lossy
-    passes change the widths and weights of layers, which backends don't object to. Of other packages' passes nobody
-    knows.
+    passes change the widths and weights of layers, which backends don't object to. What other packages' passes change
+    isn't known.
 
     Raises:
-        TargetError: with the layer, as when it is compiled.
+        TargetError: the backend can't run the model; the layer is named, as when it is compiled.
     """
     try:
         if _refusal(backend, source, context.target) is None or any(map(other_packages, flattened(passes))):
@@ -105,7 +105,7 @@ def refuse_early(source: Graph, passes: Sequence[Pass], context: PassContext, ba
         graph = source.clone()
         run_each(passes, context, lambda step, narrowed: not _is_lossy(step) and step.apply(graph, narrowed).changed)
         refusal = _refusal(backend, graph, context.target)
-    except Exception:  # which is told of, with a reproducer, where passes and the backend's own are checked
+    except Exception:  # it is told, with a reproducer, where passes and the backend's own are checked
         return
     if refusal is not None:
         raise refusal
@@ -132,13 +132,13 @@ class Lowering:
     """How graphs are compiled and checked.
 
     Attributes:
-        target: to compile for.
-        probes: that what was compiled is held to the interpreter on.
-        verification: how strictly.
-        scratch: folder for artifacts.
-        reporter: hears of progress.
+        target: the target to compile for.
+        probes: the inputs on which compiled models are held to the interpreter.
+        verification: how strictly that is checked.
+        scratch: a folder for artifacts.
+        reporter: the reporter that is told of progress.
         tuned: what `planish tune` has written.
-        instruments: that watch the backends' own passes.
+        instruments: the instruments that watch the backends' own passes.
     """
 
     target: Target
@@ -232,7 +232,7 @@ def fastest(candidates: Sequence[Candidate], latencies: Sequence[Latency]) -> tu
 
 
 def choice(candidates: Sequence[Candidate], latencies: Sequence[Latency]) -> str:
-    """Why `fastest` took which of several candidates."""
+    """Which of several candidates `fastest` took, and why."""
     best, taken = fastest(candidates, latencies)
     others = [(it, latency) for it, latency in zip(candidates, latencies, strict=True) if it is not best]
     reasons: list[str] = []

@@ -35,8 +35,8 @@ class Untouched:
     """A job's model as it was read, in ONNX Runtime.
 
     Attributes:
-        model: it is that.
-        score: its metric.
+        model: the compiled model.
+        score: the model's score; None where there is no metric.
     """
 
     model: Candidate
@@ -48,11 +48,11 @@ class Ran:
     """What the passes of a job have made of its model.
 
     Attributes:
-        graph: what they have made.
-        watch: what happened on the way.
-        untouched: what they were given.
-        probes: that graphs are compared on.
-        sample: that latency is measured on.
+        graph: the graph that they have made.
+        watch: the instrument that has noted what each pass did.
+        untouched: the model that they were given.
+        probes: the inputs that graphs are compared on.
+        sample: the inputs that latency is measured on.
     """
 
     graph: Graph
@@ -66,10 +66,10 @@ def make(job: Job, scratch: Path, cache: BuildCache, untouched: Untouched | None
     """Run the passes of a job, compile what they make of the model, and measure it.
 
     Args:
-        job: what to build of what.
+        job: the job, which says what to build and from what.
         scratch: a folder for what is compiled.
-        cache: from which the graph after some steps may come.
-        untouched: the job's model, where it was run and judged before.
+        cache: the cache, from which the graph after some steps may come.
+        untouched: the job's model, if it was run and judged before; None to do so now.
 
     Raises:
         PlanishError: see `build.build`.
@@ -212,7 +212,7 @@ class _Watch(Instrument):
 
 
 def _provenance(job: Job, graph: Graph, artifact: Artifact) -> dict[str, object]:
-    """What the manifest says beyond the recipe and how to run the model: of what it was made, and by what."""
+    """What the manifest says beyond the recipe and how to run the model: what it was made of, and by which versions."""
     return {
         "source": structural_hash(job.source),
         "graph": structural_hash(graph),

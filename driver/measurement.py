@@ -20,7 +20,7 @@ MOST_CALLS = 200
 """The calls that a round has at the most."""
 
 AGAIN_SECONDS = 0.04
-"""How long calls are made anew in whose place the system ran something else meanwhile."""
+"""How long calls are repeated that the system has interrupted for other processes."""
 
 LONGEST_SECONDS = 20.0
 WARM_UP = 3
@@ -64,17 +64,17 @@ class Latency:
 
 
 Settled: TypeAlias = Callable[[np.ndarray], bool]
-"""Told the median seconds of some rounds, float[models, rounds]."""
+"""A function that is told the median seconds of some rounds, float[models, rounds], and says whether these suffice."""
 
 
 def interleaved(models: Sequence[Callable[[], object]], settled: Settled | None = None) -> list[Latency]:
-    """The latencies of some models, measured in turn, but for rounds in which all calls of one were disturbed.
+    """The latencies of some models, measured in turn, without rounds in which all calls of one model were disturbed.
 
-    These count only where there are too few others.
+    Disturbed rounds count only where there are too few others.
 
     Args:
-        models: each runs one inference on inputs of its own.
-        settled: whether a question is answered by the seconds so far, so that no more rounds are needed.
+        models: a function for each model that runs one inference on inputs of its own.
+        settled: whether the seconds so far answer the caller's question, so that no more rounds are needed.
     """
     calls = [_calls_per_block(run) for run in models]
     expected = sum(seconds * (number + 1) for seconds, number in calls)
@@ -108,10 +108,10 @@ def _calls_per_block(run: Callable[[], object]) -> tuple[float, int]:
 
 
 def _block(run: Callable[[], object], calls: int) -> tuple[float, bool]:
-    """The median seconds of some calls, and whether all of them were disturbed; where not, only the others count.
+    """The median seconds of some calls, and whether all of them were disturbed; where not, the undisturbed count.
 
-    What is disturbed takes longer by the turns of other processes, so that a call of several milliseconds is, and a
-    shorter one seldom: models that differ in speed would seem to differ more.
+    A disturbed call takes longer by the turns of other processes. Calls of several milliseconds are disturbed, shorter
+    ones seldom: models that differ in speed would seem to differ more.
     """
     wait_until_idle()  # the worker threads of the model before
     run()  # brings caches and worker threads back

@@ -15,8 +15,8 @@ def peak_memory(artifact: Path, feeds: Feeds) -> int | None:
     """The bytes that a process grows by when it loads the runtime and the artifact and runs it; None except on Linux.
 
     Args:
-        artifact: its folder.
-        feeds: inputs in the order of the model's.
+        artifact: the folder of the artifact.
+        feeds: the inputs, in the model's order.
     """
     if not STATUS.is_file():
         return None

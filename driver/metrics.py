@@ -49,7 +49,7 @@ def f1(predictions: Predictions, labels: Sequence[Any]) -> float:
 
 
 def miou(predictions: Predictions, labels: Sequence[Any]) -> float:
-    """The mean over classes of intersection over union: of pixels of a class, and of those that were given it.
+    """The mean over classes of intersection over union, of the pixels of a class and the pixels that were given it.
 
     The first output holds scores `[N, classes, H, W]` for labels `[N, H, W]`, or classes of the labels' shape. Labels
     below zero and of 255, as datasets mark borders, are left out.

@@ -22,7 +22,7 @@ def read_model(reference: str, folder: Path = Path()) -> Graph:
 
     Args:
         reference: what the user wrote.
-        folder: that files are relative to.
+        folder: the folder that files are relative to.
 
     Raises:
         UsageError: there is no such file, module or factory.

@@ -41,9 +41,9 @@ def write_recipe(model: str, data: str | None, path: Path) -> None:
     """Read a model, and write a recipe that builds it.
 
     Args:
-        model: a reference.
-        data: of the data; None leaves that, and what needs it, as comments.
-        path: of the recipe, which must not be there.
+        model: a reference to the model.
+        data: a reference to the data; None leaves the data, and what needs them, as comments.
+        path: the path of the recipe, which must not exist.
 
     Raises:
         UsageError: there is a file of that name, or it doesn't end in `.yaml`.

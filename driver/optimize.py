@@ -41,15 +41,15 @@ def optimize_file(
 
     Args:
         model: a reference, or the folder of a reproducer, which brings what else it takes.
-        pipeline: as text; None for a reproducer's own.
+        pipeline: the pipeline as text; None for a reproducer's own.
         output: a `.onnx` or `.planish` file; None writes nothing.
         lower_to: a backend whose own passes run behind the pipeline, and that passes time graphs on.
-        target: that passes build for.
-        data: that they calibrate on.
+        target: the target that passes build for.
+        data: the data that passes calibrate on.
         verify: what is checked after each pass; None for everything, or what a reproducer was left by.
-        instruments: that watch.
-        explainer: watches as well, and is told of the pipeline before.
-        reporter: hears of progress.
+        instruments: the instruments that watch the passes.
+        explainer: an instrument that watches as well, and is told of the pipeline before.
+        reporter: the reporter that is told of progress.
 
     Raises:
         UsageError: the output's form is unknown, or the pipeline makes no sense.
@@ -57,7 +57,7 @@ def optimize_file(
     if output is not None:
         check_form(output)
     with isolated_imports(Path()):
-        is_known = pipeline is None and lower_to is None and is_reproducer(model)  # to fail, and needs no other one
+        is_known = pipeline is None and lower_to is None and is_reproducer(model)  # a reproducer, which needs no other
         if lower_to is not None and not is_reproducer(model):
             pipeline = pipeline or ""
         case = read_case(model, pipeline, data, target, reporter, verify)

@@ -21,12 +21,12 @@ Pipeline = Annotated[str | None, typer.Option("-p", "--pipeline", help="passes, 
 Data = Annotated[str | None, typer.Option("-d", "--data", help="an .npz, or a factory that yields batches")]
 TargetName = Annotated[str, typer.Option("-t", "--target", help=TARGET_HELP)]
 Backend = Annotated[str | None, typer.Option("-b", "--backend", help="onnxruntime, tvm, or auto: the faster")]
-MaxDrop = Annotated[str | None, typer.Option(help="by which the metric may get worse, such as 1%")]
+MaxDrop = Annotated[str | None, typer.Option(help="how much worse the metric may get, such as 1%")]
 Metric = Annotated[str | None, typer.Option(help="accuracy, spearman, perplexity, or file.py:function")]
 Folder = Annotated[Path | None, typer.Option("-o", "--output", help="folder of the artifact, dist by default")]
 Verify = Annotated[str | None, typer.Option(metavar="LEVEL[,KEY=N...]", help=VERIFY_HELP)]
 Json = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout")]
-Threads = Annotated[int | None, typer.Option(min=1, help="to run with, instead of the target's")]
+Threads = Annotated[int | None, typer.Option(min=1, help="threads to run with, instead of the target's")]
 DumpDir = Annotated[Path | None, typer.Option(help="folder for the graph after each pass, with diffs")]
 Instruments = Annotated[
     list[str] | None,

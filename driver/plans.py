@@ -20,7 +20,7 @@ class Plan:
     """Some of the techniques, in order.
 
     Attributes:
-        steps: behind the passes that all plans begin with.
+        steps: the steps after the passes that all plans begin with.
     """
 
     steps: tuple[Step, ...] = ()
@@ -30,7 +30,7 @@ class Plan:
 
     @property
     def key(self) -> str:
-        """Equal for equal plans."""
+        """A text that is equal for equal plans."""
         return json.dumps(self.steps, sort_keys=True)
 
     @property
@@ -50,7 +50,7 @@ class Plan:
 
     @property
     def untrained(self) -> "Plan":
-        """The plan without what trains: it computes other numbers in the same time."""
+        """The plan without steps that train: it computes other numbers in the same time."""
         return Plan(tuple(step for step in self.steps if not _trains(step)))
 
     def replaced(self, place: int, step: Step) -> "Plan":
@@ -65,7 +65,7 @@ class Point:
     Attributes:
         plan: the plan.
         artifact: what was measured, on the evaluation data that plans are chosen by; None where it failed.
-        failure: why; empty where it didn't.
+        failure: why it failed; empty where it didn't.
         predicted: how many times faster it was taken to be before it was built; None where nothing was known.
     """
 
@@ -126,7 +126,7 @@ def plans_of(recipe: Recipe) -> list[Plan]:
 
 
 def front(points: Sequence[Point]) -> list[Point]:
-    """The points that no other one is as good as in all of speed, size and metric, and better in one; fastest first."""
+    """The Pareto front of speed, size and metric, fastest first: the points that no other point dominates."""
 
     def values(point: Point) -> tuple[float, float, float]:
         return point.gain, point.shrinkage, -point.drop

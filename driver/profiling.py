@@ -1,4 +1,4 @@
-"""What passes ask for that choose by time: graphs lowered to the backend at hand, and timed in turn."""
+"""The times that passes decide by: graphs are lowered to the backend at hand, and timed in turn."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ class GraphProfiler:
     """Times graphs.
 
     Attributes:
-        backend: that runs them.
-        target: that they are compiled for.
-        sample: what they run on.
+        backend: the backend that runs them.
+        target: the target that they are compiled for.
+        sample: the inputs that they run on.
     """
 
     backend: Backend
@@ -66,25 +66,25 @@ class GraphProfiler:
 
 
 def profiler(choice: str | None, target: Target, sample: Feeds | None) -> Profiler | None:
-    """What times graphs on a backend by the way; None where none is chosen that can tell soon enough, or not here.
+    """A profiler of graphs on a backend; None without one, or where it compiles slowly or can't time graphs here.
 
     Args:
         choice: the backend's name, `auto` for ONNX Runtime, or None.
-        target: that graphs are compiled for.
-        sample: what they run on.
+        target: the target that graphs are compiled for.
+        sample: the inputs that they run on; None gives no profiler.
     """
     found = _profiler(choice, target, sample)
     return None if found is None or found.backend.compiles_slowly else found
 
 
 def timing(choice: str | None, target: Target, sample: Feeds | None, sizes: Mapping[str, int]) -> TableTiming | None:
-    """What times graphs on a backend, with the user's table of latencies; None where none is chosen, or not here.
+    """A timing of graphs by the user's table of latencies; None if no backend is chosen, or it can't time graphs here.
 
     Args:
         choice: the backend's name, `auto` for ONNX Runtime, or None.
-        target: that graphs are compiled for.
-        sample: what they run on.
-        sizes: of symbolic dimensions in it.
+        target: the target that graphs are compiled for.
+        sample: the inputs that they run on; None gives no times.
+        sizes: the sizes of the symbolic dimensions in the sample.
     """
     found = _profiler(choice, target, sample)
     return None if found is None else TableTiming(found, LatencyTable.of_user(found.backend, target), sizes)

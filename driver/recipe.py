@@ -95,7 +95,7 @@ class Sources(_Section):
     Attributes:
         calibration: batches that passes observe and train on.
         evaluation: batches which no pass sees, with labels unless the metric is `agreement`; it is computed on them.
-        metric: a built-in one, or `module:function`.
+        metric: a built-in metric, or `module:function`.
     """
 
     calibration: Source | None = None
@@ -108,8 +108,8 @@ class Budget(_Section):
 
     Attributes:
         metric_drop: how far the metric may get worse, on its own scale: `1%` is 0.01.
-        latency: median of one inference, in seconds once parsed.
-        size: of the model's files, in bytes once parsed.
+        latency: the largest median latency of one inference, in seconds once parsed.
+        size: the largest size of the model's files, in bytes once parsed.
     """
 
     metric_drop: Fraction | None = None
@@ -124,9 +124,9 @@ class Bounds(_Section):
         against: the folder of an artifact, or a model. Where it is the recipe's own output, a first build has nothing
             to be held to.
         max_drop: how far the metric may get worse, on its own scale.
-        min_cosine: between any two outputs.
-        max_slower: share of the other's latency by which it may be slower.
-        max_larger: share of the other's size by which it may be larger.
+        min_cosine: the least cosine similarity between an output and the same output of the other model.
+        max_slower: the share of the other's latency by which it may be slower.
+        max_larger: the share of the other's size by which it may be larger.
     """
 
     against: Place
@@ -141,8 +141,10 @@ class Search(_Section):
 
     Attributes:
         goal: what is to be best within the budget.
-        confidence: that the evaluation data have to show with that the budget is kept; 0.5 goes by the drop itself.
-        passes: in order, a list of passes of which one is taken, or none; each in as many lists as it may be taken.
+        confidence: the confidence with which the evaluation data have to show that the budget is kept; 0.5 goes by the
+            drop itself.
+        passes: lists of passes, in order; one pass of each list is taken, or none. A pass that may be taken twice
+            stands in two lists.
     """
 
     goal: Literal["latency", "size"] = "latency"
@@ -160,21 +162,21 @@ class Recipe(_Section):
 
     Attributes:
         model: `.onnx`, `.pt2`, `.planish`, `file.py:factory`, `package.module:factory`, `torchvision:NAME`, `timm:NAME`
-            or `hf:FOLDER`; what is built by a function, with its options.
-        data: for calibration, evaluation, and the metric.
+            or `hf:FOLDER`; all but files take options.
+        data: the data for calibration and evaluation, and the metric.
         target: `native`, the name of one in targets/, or a TOML file.
         backend: the runtime, or `auto` for the one that is measured to be faster.
         tuned: what `planish tune` has written for the TVM backend; None for its estimates.
-        passes: in order.
+        passes: the passes, in order.
         budget: what the artifact has to meet.
         gate: how far it may be from a model or an older artifact.
         search: what `planish search` tries behind the passes.
         output: the artifact's folder.
         bundle_runtime: whether the artifact carries what runs it, as far as it can; see docs/runtime.md.
-        seed: for whatever is random.
+        seed: the seed of all random numbers.
         verify: what is checked, and how strictly: a level, or `{level, rtol, atol, probes, edges}`.
         folder: what relative paths are relative to.
-        name: of the recipe in messages.
+        name: what messages call the recipe.
     """
 
     model: Source

@@ -25,7 +25,7 @@ def chosen_recipe(reference: str, flags: dict[str, Any], settings: Sequence[str]
 
     Args:
         reference: the file of a recipe, or a model.
-        flags: values of the command line by the recipe's keys.
+        flags: the values given on the command line, by the recipe's keys.
         settings: texts such as `passes.2.ratio=0.4`, which change single values of a file.
 
     Raises:
@@ -54,7 +54,7 @@ def read_recipe(
     """Read a recipe from a YAML file; relative paths in it are relative to its folder.
 
     Args:
-        path: of the file.
+        path: the path of the file.
         overrides: values that replace those of the file.
         settings: texts such as `passes.2.ratio=0.4`, which change single values.
 
@@ -147,7 +147,7 @@ def make_recipe(content: dict[str, Any]) -> Recipe:
 
 
 def _others(content: Mapping[str, Any], bad: Collection[Any]) -> list[str]:
-    """What is wrong with the keys that are read, where others can't be."""
+    """What is wrong with the keys that can be read, where others can't."""
     rest = {key: value for key, value in content.items() if isinstance(key, str) and key not in bad}
     if "model" not in rest:
         return []

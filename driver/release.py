@@ -31,11 +31,12 @@ EXAMPLES = {
 
 
 def search(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="with evaluation data and a budget of the metric")],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="the recipe of what is chosen")] = None,
-    minutes: Annotated[float, typer.Option(min=0, help="to take: no plan is begun that may take longer")] = 60.0,
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="a recipe with evaluation data and a metric budget")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="file for the chosen plan's recipe")] = None,
+    minutes: Annotated[float, typer.Option(min=0, help="time limit: no plan is begun that may exceed it")] = 60.0,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="of the recipe, as in search.goal=size")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="change a value of the recipe, as in search.goal=size"),
     ] = None,
     executor: Annotated[
         str | None,
@@ -45,8 +46,8 @@ def search(
 ) -> None:
     """Look for the techniques, their settings and their order that make a model fastest within a budget.
 
-    What a recipe's `search` lists is tried behind its `passes`. What is chosen is judged on every other batch of the
-    evaluation data, by which nothing was chosen. A search that was ended goes on where it was.
+    What a recipe's `search` lists is tried behind its `passes`. The chosen plan is judged on every other batch of
+    the evaluation data, which had no part in the choice. A search that was ended goes on where it was.
     """
     from ..ir.errors import UsageError
     from .recipe_file import read_recipe
@@ -68,13 +69,17 @@ def search(
 
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="an artifact's folder, or a model")],
-    b: Annotated[str, typer.Argument(metavar="B", help="another")],
+    b: Annotated[str, typer.Argument(metavar="B", help="another folder or model")],
     data: Data = None,
-    metric: Annotated[str, typer.Option(help="evaluated where the data have labels")] = "accuracy",
+    metric: Annotated[str, typer.Option(help="the metric, evaluated where the data have labels")] = "accuracy",
     max_drop: MaxDrop = None,
-    min_cosine: Annotated[float | None, typer.Option(max=1, help="between A's outputs and B's")] = None,
-    max_slower: Annotated[str | None, typer.Option(help="B against A, such as 5%")] = None,
-    max_larger: Annotated[str | None, typer.Option(help="B's files against A's, such as 10%")] = None,
+    min_cosine: Annotated[
+        float | None, typer.Option(max=1, help="the least cosine similarity of A's outputs and B's")
+    ] = None,
+    max_slower: Annotated[str | None, typer.Option(help="how much slower B may be than A, such as 5%")] = None,
+    max_larger: Annotated[
+        str | None, typer.Option(help="how much larger B's files may be than A's, such as 10%")
+    ] = None,
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="a test case for each bound, as XML")] = None,
     markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="a table for a pull request's comment")] = None,
     target: TargetName = "native",
@@ -107,7 +112,7 @@ def compare(
 
 def diff(
     a: Annotated[str, typer.Argument(metavar="A", help="a model, or the folder of an artifact of ONNX Runtime")],
-    b: Annotated[str, typer.Argument(metavar="B", help="another")],
+    b: Annotated[str, typer.Argument(metavar="B", help="another model or folder")],
     data: Data = None,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="a page with both graphs, which is one file")
@@ -134,7 +139,7 @@ def diff(
 def verify(
     artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="an artifact's folder")],
     key: Annotated[
-        Path | None, typer.Option("--key", metavar="KEYFILE", help="whose bytes it has to be signed with")
+        Path | None, typer.Option("--key", metavar="KEYFILE", help="file whose bytes the artifact must be signed with")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -160,7 +165,7 @@ def attest(
         Path | None, typer.Option(metavar="FILE", help="what it holds and was made of: CycloneDX's bill of materials")
     ] = None,
     key: Annotated[
-        Path | None, typer.Option("--key", metavar="KEYFILE", help="whose bytes it has to be signed with")
+        Path | None, typer.Option("--key", metavar="KEYFILE", help="file whose bytes the artifact must be signed with")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -198,7 +203,7 @@ def report(
     is_opened: Annotated[bool, typer.Option("--open", help="show the page in the browser")] = False,
     as_json: Json = False,
 ) -> None:
-    """Tell where the page is that shows what a build gave, `report.html`, or write it anew.
+    """Tell where the page of a build's results is, `report.html`, or write it anew.
 
     It is one file that needs no network: the verdict, what each pass gave, the graph after each, layers, and what was
     not checked.

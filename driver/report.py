@@ -123,7 +123,7 @@ class ConsoleReporter(Reporter):
             self.warn("the artifact is slower than the untouched model; leave out what made it so, or try its skip=")
 
     def _line(self, text: str, style: str | None = None) -> None:
-        """Print a line, which a log has as one however long it is."""
+        """Print a line; in a log it stays one line however long it is."""
         if not self._is_quiet:
             self._console.print(printable(text), style=style, soft_wrap=not self._console.is_terminal)
 
@@ -261,7 +261,7 @@ def comparison_tables(comparison: "Comparison") -> Iterator[Table]:
 
 
 def search_table(found: "Found") -> Table:
-    """What no other plan beats in speed, size and metric at once, and how what is chosen does on data of its own."""
+    """The plans that no other beats in speed, size and metric at once, and how the chosen one does on held-out data."""
     drop = f"{found.drop:.4f}" + ("" if found.interval is None else " ({:.4f} to {:.4f})".format(*found.interval))
     table = _table("plan", "speed", "size", "metric drops by", "")
     table.caption = (
@@ -325,7 +325,7 @@ def gate_table(checks: "Sequence[Check]", comparison: "Comparison", sufficient: 
 
 
 def tuning_tables(tuned: "Tuned") -> Iterator[Table]:
-    """The kernels that were measured, and what that is worth for the model."""
+    """The kernels that were measured, and what tuning them is worth for the model."""
     kernels = _table("kernel", "layer", "time", "estimated", "fastest", "gain")
     for row in tuned.findings:
         ways = [", ".join(f"{name} {value}" for name, value in way.items()) for way in (row.estimated, row.fastest)]

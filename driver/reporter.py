@@ -78,7 +78,7 @@ def compilers_heard(reporter: Reporter) -> Generator[None]:
 
 
 def presets_of_passes() -> dict[int, str]:
-    """The presets that passes come from, by the passes' identities; of one within another, the inner."""
+    """The presets that passes come from, by the passes' identities; of nested presets, the inner."""
     found: dict[int, str] = {}
     for preset in PRESETS:
         for step in flattened(preset_passes(preset)):
@@ -91,8 +91,8 @@ class PassReporter(Instrument):
 
     Args:
         reporter: the reporter.
-        passes: of the pipeline.
-        implied: those of them that nobody has asked for by name, beside those of presets.
+        passes: the passes of the pipeline.
+        implied: the passes that nobody has asked for by name, beside those of presets.
     """
 
     def __init__(self, reporter: Reporter, passes: Sequence[Pass], implied: Sequence[Pass] = ()) -> None:

@@ -25,13 +25,13 @@ class PassRow:
     Attributes:
         text: the pass with its options; `source` for the graph as it was read.
         effect: what the pass declares; None for the source.
-        counts: of rewrites.
+        counts: how often each rewrite was applied, by its name.
         misses: why something that looked like a match wasn't taken.
-        seconds: spent in the pass.
-        cost: of the graph.
-        drift: relative error of the outputs against the source's; None where it wasn't checked.
-        metric: on the evaluation data; None where it wasn't evaluated.
-        preset: that the pass comes from; empty where it was asked for by name.
+        seconds: the seconds spent in the pass.
+        cost: the cost of the graph.
+        drift: the relative error of the outputs against the source's; None where it wasn't checked.
+        metric: the metric on the evaluation data; None where it wasn't evaluated.
+        preset: the preset that the pass comes from; empty where it was asked for by name.
         curve: the loss in the course of a training; empty for other passes.
     """
 
@@ -52,10 +52,10 @@ class Measured:
     """A model as it runs.
 
     Attributes:
-        backend: that runs it.
-        latency: of one inference of one sample; None where the machine at hand can't run it.
-        size: of its files, in bytes.
-        score: on the evaluation data, if there are any.
+        backend: the name of the backend that runs it.
+        latency: the latency of one inference on one sample; None where the machine at hand can't run it.
+        size: the size of its files, in bytes.
+        score: the score on the evaluation data, if there are any.
     """
 
     backend: str
@@ -69,12 +69,12 @@ class Artifact:
     """What `build` made, and how it compares with the untouched model in ONNX Runtime.
 
     Attributes:
-        directory: of the artifact.
-        metric: that was evaluated; None where there are no evaluation data.
+        directory: the folder of the artifact.
+        metric: the metric that was evaluated; None where there are no evaluation data.
         untouched: the model as it was read.
         built: the artifact.
         passes: the source's row, and one for each pass.
-        threads: that both ran with.
+        threads: the number of threads that both ran with.
     """
 
     directory: Path
@@ -108,7 +108,7 @@ class Artifact:
 
     @property
     def drop_interval(self) -> tuple[float, float] | None:
-        """Where 95 % of the drops lie if other samples had been drawn; None where that isn't known."""
+        """The interval that would hold 95 % of the drops on other samples; None where that isn't known."""
         if self.metric is None or self.untouched.score is None or self.built.score is None:
             return None
         return drop_interval(self.metric, self.untouched.score, self.built.score)
@@ -169,7 +169,7 @@ def read_row(record: Mapping[str, Any]) -> PassRow:
 
 
 def folded(rows: Sequence[PassRow]) -> list[tuple[int, PassRow]]:
-    """The rows that say something, with their numbers: a preset's are one, and passes that changed nothing go."""
+    """The rows that say something, with their numbers: a preset's become one, and passes that changed nothing go."""
     found: list[tuple[int, PassRow]] = []
     for number, row in enumerate(rows):
         is_lossy = row.effect is Effect.LOSSY

@@ -6,8 +6,8 @@ checked and measured as any recipe is, and its own figures replace the predictio
 until no plan that may meet the budget is predicted to be better than the best one that does; in the end settings
 between two that were given are tried. The fastest plans are timed once more, in turn.
 
-Half of the evaluation data tell all that. Plans that they show to keep the budget are tested on the other half, from
-the one that loses least to the fastest, until one isn't shown to keep it there as well; the last one that is becomes
+All that uses one half of the evaluation data. Plans that are shown to keep the budget there are tested on the other
+half, from the one that loses least to the fastest, until one isn't shown to keep it; the last one that passed becomes
 the choice. The order is fixed before, so that all tests together are wrong no more often than a single one.
 
 Source: B. Laufer-Goldshtein, A. Fisch, R. Barzilay and T. Jaakkola, Efficiently Controlling Multiple Risks with Pareto
@@ -47,14 +47,14 @@ class Found:
     """What a search came to.
 
     Attributes:
-        points: of all plans that were built, in order.
-        front: those that no other beats in speed, size and metric at once.
-        chosen: the best one that was shown to keep the budget.
-        drop: how much worse its metric is on the evaluation data that it was tested on.
-        interval: of it, 95 %; None where that isn't known.
-        better: one that may keep the budget as well, but wasn't shown to; None where there is none.
-        plans: how many there are in all.
-        budget: that drops should keep.
+        points: the points of all plans that were built, in order.
+        front: the points that no other beats in speed, size and metric at once.
+        chosen: the best point that was shown to keep the budget.
+        drop: how much worse the chosen point's metric is on the evaluation data that it was tested on.
+        interval: the 95 % interval of that drop; None where it isn't known.
+        better: a better point that may keep the budget, but wasn't shown to; None where there is none.
+        plans: how many plans there are in all.
+        budget: the budget that drops should keep.
     """
 
     points: Sequence[Point]
@@ -68,7 +68,7 @@ class Found:
 
     @property
     def doubt(self) -> str:
-        """What the data that plans were tested on say against the budget's being kept; empty where they show it."""
+        """Why the data that plans were tested on don't show that the budget is kept; empty where they do."""
         if self.drop > self.budget:
             return f"beyond the budget of {self.budget:g}: ask for less, or give more evaluation data"
         if self.interval is None:
@@ -101,10 +101,10 @@ def search(
     """Look for the best plan of a recipe's `search`, within its budget.
 
     Args:
-        recipe: with evaluation data, and a budget of the metric.
-        reporter: hears of progress.
-        minutes: it may take. No plan is begun that is expected to take longer than what is left of them; nothing
-            that was begun is ended.
+        recipe: a recipe with evaluation data, and a budget of the metric.
+        reporter: the reporter that is told of progress.
+        minutes: the minutes that the search may take. No plan is begun that is expected to take longer than what is
+            left of them; a plan that was begun is finished.
         executor: what runs the passes of several plans at a time, see `executor.opened`; None for none. All else, and
             above all what is measured, happens here, in the same order.
 

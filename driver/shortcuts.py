@@ -38,7 +38,8 @@ def quantize(
         ),
     ] = None,
     if_slower: Annotated[
-        Literal["revert", "keep"], typer.Option(help="an error, or taken for its size, where the model is slower then")
+        Literal["revert", "keep"],
+        typer.Option(help="where the model gets slower: revert it, which is an error, or keep it for its size"),
     ] = "revert",
     metric: Metric = None,
     max_drop: MaxDrop = None,
@@ -70,7 +71,7 @@ def quantize(
 
 def distill(
     teacher: Annotated[str, typer.Argument(metavar="TEACHER", help=MODEL_HELP)],
-    student: Annotated[str, typer.Argument(metavar="STUDENT", help="another model, of the same inputs")],
+    student: Annotated[str, typer.Argument(metavar="STUDENT", help="a model with the same inputs")],
     data: Data = None,
     outputs: Annotated[
         list[str] | None, typer.Option("--output-pair", metavar="STUDENT->TEACHER", help="outputs of different names")
@@ -79,7 +80,7 @@ def distill(
         list[str] | None,
         typer.Option("--feature", metavar="STUDENT->TEACHER", help="values or layers inside that are to be alike"),
     ] = None,
-    epochs: Annotated[int, typer.Option(min=0, help="over the data; 0 for 600 steps")] = 0,
+    epochs: Annotated[int, typer.Option(min=0, help="epochs over the data; 0 for 600 steps")] = 0,
     evaluation: Annotated[str | None, typer.Option(help="data with labels; the metric is computed on them")] = None,
     metric: Metric = None,
     target: TargetName = "native",
@@ -87,7 +88,7 @@ def distill(
     output: Folder = None,
     as_json: Json = False,
 ) -> None:
-    """Let a model teach another one what it says of data, and build that.
+    """Train a student to imitate a teacher's outputs on data, and build the student.
 
     Short for `planish build STUDENT -p 'cleanup,distill{teacher=TEACHER},fuse'`.
     """

@@ -26,7 +26,7 @@ from .results import plain
 from .user_code import isolated_imports
 
 _FIRST_TRAINING = 4.0
-"""How many times as long as what was built so far a training may take of which nothing is known."""
+"""How many times as long as the longest plan so far the first training may take."""
 
 
 @dataclass
@@ -34,12 +34,12 @@ class Trials:
     """Builds plans.
 
     Attributes:
-        job: of the recipe, with the evaluation data that plans are chosen by.
+        job: the job of the recipe, with the evaluation data that plans are chosen by.
         scratch: a folder for what is built.
-        reporter: hears of progress.
-        built: by the plans' keys.
-        begun: keys of plans whose passes have run elsewhere, as far as they did.
-        taken: plans that were run, and the seconds that each took, in order.
+        reporter: the reporter that is told of progress.
+        built: what was built, by the plans' keys.
+        begun: the keys of plans whose passes have run elsewhere, as far as they did.
+        taken: the plans that were run, and the seconds that each took, in order.
     """
 
     job: Job
@@ -63,10 +63,10 @@ class Trials:
         return time.monotonic() + self._expected(plan) + tests <= end
 
     def _expected(self, plan: Plan) -> float:
-        """The seconds that a plan may take: for each pass that is new, as many as the longest that ended in it.
+        """The seconds that a plan may take: for each new pass, as many as the longest plan that ended in it.
 
-        A pass that begins with fewer operations takes less. Where none ended in it, the longest of all plans counts,
-        and for a training that is the first one several times.
+        A pass that begins with fewer operations takes less. Where no plan ended in it, the longest of all plans counts,
+        and for the first training several times that.
         """
         if not plan.steps or any(it == plan for it, _ in self.taken):
             return 0.0
@@ -102,7 +102,7 @@ class Trials:
         return point
 
     def race(self, points: Sequence[Point]) -> list[Point]:
-        """The same points with the latencies that they and the untouched model have in one run, in turn."""
+        """The same points with latencies from one run in which they and the untouched model take turns."""
         self.reporter.stage(f"timing the {len(points)} fastest plans in turn")
         built = [open_artifact(str(point.plan), self.built[point.plan.key].directory) for point in points]
         untouched = self.untouched.model.executable
@@ -121,7 +121,7 @@ class Trials:
                 job, cache = self._job(plan)
                 if cache.find(job) is None and job.passes:
                     jobs.append((job, cache))
-            except PlanishError:  # which running it tells
+            except PlanishError:  # running the plan tells it
                 continue
         self.reporter.stage(f"passes of {len(jobs)} plans run elsewhere")
         target = plain(self.job.target)

@@ -27,10 +27,10 @@ class Tuned:
     """What `tune` has found out.
 
     Attributes:
-        findings: of the kernels that were measured, those that take the most time first.
-        kernels: of the model that can be generated in several ways.
-        known: how many of them were in the file before.
-        speedup: of the whole model against estimated times; None where the file says the same as these.
+        findings: what was found of each kernel that was measured, those that take the most time first.
+        kernels: how many of the model's kernels can be generated in several ways.
+        known: how many of these kernels were in the file before.
+        speedup: the whole model's speedup over kernels chosen by estimated times; None where the file has the same.
     """
 
     findings: "Sequence[TuningRecord]"
@@ -54,13 +54,13 @@ def tune(
     What is found is written one by one, so that an interrupt leaves what is known by then.
 
     Args:
-        model: a reference.
+        model: a reference to the model.
         output: the file; what it knows already stays, and isn't measured again.
-        pipeline: that the model is built with.
-        data: that passes calibrate on, and of which the first sample is run; random numbers without it.
-        target: that the model is built for.
-        minutes: for kernels; what was begun within them is brought to its end.
-        reporter: hears of progress.
+        pipeline: the passes that the model is built with.
+        data: the data that passes calibrate on, and of which the first sample is run; None for random numbers.
+        target: the target that the model is built for.
+        minutes: the minutes for measuring kernels; what was begun within them is finished.
+        reporter: the reporter that is told of progress.
 
     Raises:
         UsageError: the file isn't called `.json` or can't be there, or the pipeline or the target makes no sense.

@@ -24,7 +24,7 @@ class BlockScheme:
     """How a weight `[K, N]` is put into blocks and codes.
 
     Attributes:
-        bits: of a code, from 2 to 8.
+        bits: the width of a code in bits, from 2 to 8.
         block: neighbours along K that share a scale and a zero point; the last block of a column may be shorter. Where
             it is 0, a whole column shares them.
         symmetric: whether every zero point is the middle code, so that none needs to be stored.
@@ -67,10 +67,10 @@ class BlockWeight:
     """A matrix `[K, N]` as `scale * (code - zero point)`, with a scale and a zero point for each block of a column.
 
     Attributes:
-        codes: uint8, `[K, N]`.
-        scales: float32, `[blocks, N]`.
-        zero_points: uint8 like the codes, or float32, `[blocks, N]`.
-        scheme: how they were made.
+        codes: the codes, uint8, `[K, N]`.
+        scales: the scales, float32, `[blocks, N]`.
+        zero_points: the zero points, uint8 like the codes, or float32, `[blocks, N]`.
+        scheme: how the codes were made.
     """
 
     codes: np.ndarray
@@ -168,7 +168,7 @@ class BlockWeight:
 
 
 def in_blocks(weight: np.ndarray, block: int) -> np.ndarray:
-    """Return a matrix `[K, N]` as `[blocks, block, N]`, with zeros where the last block is shorter; in one if 0."""
+    """Return a matrix `[K, N]` as `[blocks, block, N]`, the last block padded with zeros; a block of 0 is all of K."""
     k, n = weight.shape
     block = block or k
     return np.pad(weight, ((0, -k % block), (0, 0))).reshape(-1, block, n)

@@ -24,9 +24,9 @@ class Builder:
     """Inserts nodes into a graph, at its end or before a node.
 
     Attributes:
-        graph: that is built.
+        graph: the graph to insert into.
         before: the node to insert in front of; None for the end.
-        location: given to every node from here on.
+        location: the location given to every node from here on.
     """
 
     def __init__(self, graph: Graph, before: Node | None = None, location: Location = Location()) -> None:
@@ -39,13 +39,13 @@ class Builder:
 
         Args:
             operator: the name, with its domain unless it is ONNX's own.
-            inputs: in the schema's order.
-            outputs: how many the node has; the result is a tuple of values where it isn't one.
-            name: wished for the first output.
-            attributes: by their names in the schema; None leaves one out.
+            inputs: the inputs in the schema's order.
+            outputs: the number of outputs; the result is a tuple of values unless this is 1.
+            name: the name wished for the first output.
+            attributes: the attributes by their names in the schema; None leaves one out.
 
         Raises:
-            ModelError: the operator is unknown or the inputs don't fit, naming the location.
+            ModelError: the operator is unknown or the inputs don't fit; the location is named.
         """
         from .infer import infer  # brings torch; passes that merely can build nodes are listed without it
 
@@ -95,7 +95,7 @@ class Builder:
 
 
 def attribute_value(value: Any) -> Attribute:
-    """What an attribute is held as."""
+    """The form in which a node holds the value of an attribute."""
     if isinstance(value, DType):
         return value.value
     if isinstance(value, bool):

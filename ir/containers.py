@@ -25,7 +25,7 @@ _OPTIONAL = {Container.NONE: Container.OPTIONAL, Container.SEQUENCE: Container.O
 
 
 def join(a: TensorType, b: TensorType, name: str) -> TensorType:
-    """The type of a value that is of either; new symbols are called after the name.
+    """The type of a value that may be of either type; new symbols are called after the name.
 
     Raises:
         ModelError: they are of different element types or containers.
@@ -90,10 +90,10 @@ def widened_inputs(operator: str, body: Graph, attributes: Attributes, names: Se
     """What a graph inside a node is given, joined with what it returns for the next step.
 
     Args:
-        operator: of the node.
-        body: the graph.
-        attributes: of the node.
-        names: of the graph's inputs, after which new symbols are called.
+        operator: the node's operator.
+        body: the graph inside the node.
+        attributes: the node's attributes.
+        names: the names of the graph's inputs, after which new symbols are called.
 
     Raises:
         ModelError: a step returns something of another kind than it was given.

@@ -13,9 +13,9 @@ def extract(graph: Graph, kept: Collection[int], returned: Collection[str] = ())
     returned any more are left out.
 
     Args:
-        graph: is left as it is.
-        kept: the nodes, by their position.
-        returned: outputs of the graph that are inputs or constants, and stay outputs.
+        graph: the graph to extract from, which is left as it is.
+        kept: the positions of the nodes to extract.
+        returned: the names of outputs of the graph that are inputs or constants, and stay outputs.
     """
     copy = graph.clone()
     nodes = list(copy.nodes)

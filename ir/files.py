@@ -46,7 +46,7 @@ class RefusedFileError(Exception):
 
 
 def fit_name(given: T) -> T:
-    """Pass on what a file may be called.
+    """Return a name, unchanged, that a file may have.
 
     Raises:
         ValueError: no system has such a name.
@@ -59,7 +59,7 @@ def fit_name(given: T) -> T:
 
 @contextmanager
 def writing(path: str | os.PathLike[str]) -> Generator[None]:
-    """What the system refuses while this lasts is told with the path that it names, or else with this one.
+    """Report what the system refuses to write in this context with the path that it names, or else with this one.
 
     Raises:
         UsageError: the disk is full, nothing may be written there, or the path makes no sense.
@@ -125,8 +125,8 @@ def open_within(folder: Path, location: str, *, may_have_names: bool = False) ->
     A file that has a second name (a hard link) may be anybody's and is refused as well.
 
     Args:
-        folder: that the file must lie in; it may be reached by links.
-        location: relative to the folder.
+        folder: the folder that the file must lie in; it may be reached by links.
+        location: the file's path, relative to the folder.
         may_have_names: whether hard links are fine, as where it is known what the file holds.
 
     Raises:

@@ -12,7 +12,7 @@ def check_finite(graph: Graph) -> None:
     A number without axes may be NaN, as a model's own code may write one.
 
     Raises:
-        ModelError: naming the first such weight and a layer that reads it.
+        ModelError: a weight has NaN; the first such weight and a layer that reads it are named.
     """
     for constant in (constant for part in nested(graph) for constant in part.constants.values()):
         if constant.dtype.is_float and constant.type.rank and _has_nan(constant.data):

@@ -19,17 +19,17 @@ class Forest:
     """All nodes of all trees in a row; a leaf leads to itself.
 
     Attributes:
-        features: `[node]`, like all that follow.
-        modes: places among `MODES`.
-        splits: what a node compares its feature with.
-        missing: whether what is missing answers with yes.
-        no: where a false answer leads.
-        yes: where a true one leads.
-        roots: `[tree]`, the first node of each.
-        table: `[node, target]`, the sums of the weights that leaves have.
-        held: whether they have any.
-        weights: all of them.
-        base: what is added for each target, as far as it is given.
+        features: the feature that each node compares, `[node]`, as are the arrays up to `yes`.
+        modes: how each node compares, as a position in `MODES`.
+        splits: the number that each node compares its feature with.
+        missing: whether the answer is yes where the feature is missing.
+        no: the node that a false answer leads to.
+        yes: the node that a true answer leads to.
+        roots: the first node of each tree, `[tree]`.
+        table: the sums of the leaves' weights for each target, `[node, target]`.
+        held: whether a leaf has a weight for a target, `[node, target]`.
+        weights: the leaves' weights in the order of the attribute.
+        base: the number that is added for each target, as far as the attributes give one.
     """
 
     features: np.ndarray
@@ -49,9 +49,9 @@ class Forest:
         """The trees of an operator.
 
         Args:
-            attributes: of its node.
-            prefix: what the names of those that tell of weights begin with: `class` or `target`.
-            count: how many targets there are.
+            attributes: the attributes of the operator's node.
+            prefix: the first word in the names of the attributes on weights: `class` or `target`.
+            count: the number of targets.
 
         Raises:
             ValueError: a weight is that of a node that isn't there.
@@ -111,6 +111,6 @@ def _whole(numbers: Sequence[int] | None) -> np.ndarray:
 
 
 def _row(attributes: Mapping[str, Any], name: str) -> np.ndarray:
-    """What one of two attributes holds."""
+    """The numbers in an attribute that may be given as a list or as a tensor."""
     tensor = attributes.get(f"{name}_as_tensor")
     return np.array(attributes.get(name) or (), np.float32) if tensor is None else np.ravel(tensor)

@@ -66,7 +66,7 @@ class Value:
     """A tensor in the graph: a graph input, an output of a node, or a `Constant`.
 
     Attributes:
-        name: unique in its graph.
+        name: the value's name, unique in its graph.
         producer: the node that computes it; None for graph inputs and constants.
         index: its position among the outputs of its producer, or among the graph's inputs.
         edited: the moment of the last change of its type or data.
@@ -132,8 +132,8 @@ class Node:
     Attributes:
         operator: ONNX's name, such as `Conv`; other domains are spelled out, as in `com.microsoft::FusedMatMul`.
         inputs: values in the schema's order; None where an optional input is left out.
-        attributes: only those that are set; the schema's defaults hold for the rest. To change them, assign others.
-        graphs: those among the attributes: branches, the body of a loop.
+        attributes: the attributes that are set; the schema's defaults hold for the rest. To change them, assign others.
+        graphs: the graphs among the attributes: branches, the body of a loop.
         edited: the moment of the last change of anything that the node computes, or of the types of what it reads.
         conforms: whether `verify` found that operator, attributes and types suit each other; not known of changed ones.
         owner: the graph that the node is part of.
@@ -240,10 +240,10 @@ class Graph:
     it returns is its own. Names are unique in a graph with all that is inside it.
 
     Attributes:
-        name: of the model.
-        inputs: in calling order.
+        name: the model's name.
+        inputs: the inputs in calling order.
         outputs: what the graph returns, by the name under which a user gets it; a value may be returned more than once.
-        constants: by name.
+        constants: the constants by name.
         verified: the moment of the last check by `verify`; 0 if there was none.
     """
 
@@ -401,9 +401,9 @@ class Graph:
         Args:
             operator: the operator's name.
             inputs: values of this graph that are defined earlier.
-            types: of the outputs; their number is the number of outputs.
-            attributes: those that are set.
-            names: wished for the outputs; they are numbered where they are taken.
+            types: the types of the outputs; their number is the number of outputs.
+            attributes: the attributes that are set.
+            names: the names wished for the outputs; they are numbered where they are taken.
             location: the user's layer that this node belongs to.
             before: the node to insert in front of; None for the end.
         """

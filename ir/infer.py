@@ -177,7 +177,7 @@ class _Inference:
         )
 
     def _origin(self, index: int) -> Hashable:
-        """What a size that an input decides is called after."""
+        """What the name of a size that an input decides depends on."""
         value, definition = self._inputs[index], self._definition
         if value is None:
             return None
@@ -242,7 +242,7 @@ class _Inference:
         return found
 
     def _runs(self, *, together: bool) -> list[tuple[Mapping[str, int], list[_Result]]]:
-        """What comes out at the sizes that are tried, those left out that don't fit.
+        """The results at the sizes that are tried, except at those that don't fit.
 
         A sum or product of sizes is hardly ever the number that it must agree with. Where no sizes fit, such
         expressions are taken for any number, and elements of which data tells for unknown ones.
@@ -282,10 +282,10 @@ class _Inference:
     def _runs_at(
         self, rows: Iterable[Mapping[str, int]], loose: Mapping[Dim, str], *, is_loose: bool
     ) -> Iterator[tuple[Mapping[str, int], list[_Result]]]:
-        """What comes out at rows of sizes.
+        """The results at rows of sizes.
 
         Args:
-            rows: the size of each symbol.
+            rows: the rows, each of which gives every symbol a size.
             loose: symbols for dimensions that are expressions.
             is_loose: whether elements that are read on the host are unknown if data tells them.
         """
@@ -323,8 +323,8 @@ class _Inference:
         """Run the function without data, on tensors of sizes that the caller knows.
 
         Args:
-            size: of a dimension.
-            element: of what is read on the host, where that is another.
+            size: returns the size of a dimension.
+            element: returns the value of an element that is read on the host; by default, `size` does.
         """
         definition = self._definition
         arguments = [

@@ -95,10 +95,10 @@ class Interpreter:
         """Compute some of the nodes, by their places in the graph.
 
         Args:
-            values: what has been computed, constants included; what the nodes yield is added, and what nobody reads
-                after them is taken out.
-            places: of the nodes.
-            observe: as in `run`.
+            values: the values computed so far, constants included; the nodes' results are added, and values that
+                nobody reads after them are taken out.
+            places: the positions of the nodes to compute.
+            observe: the same as in `run`.
         """
         for node, definition, inner in self._nodes[places.start : places.stop]:
             bodies = _bodies(node, inner, values, observe) if inner else {}

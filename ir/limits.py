@@ -27,8 +27,8 @@ def size_fault(types: Iterable[TensorType], sizes: Mapping[str, int]) -> str:
     """The first type of which a tensor would be too large, in words; nothing if there is none.
 
     Args:
-        types: those that speak of other symbols are left out.
-        sizes: of the symbols.
+        types: the types to check; those that speak of other symbols are left out.
+        sizes: the sizes of the symbols.
     """
     for type in types:
         if not type.is_ranked or not type.symbols <= sizes.keys():

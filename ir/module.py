@@ -21,9 +21,9 @@ def to_module(graph: Graph, *, training: bool = False) -> fx.GraphModule:
     bits or more are parameters, the others buffers; all share memory with the graph's arrays.
 
     Args:
-        graph: to run or train.
-        training: gives the module parameters of its own, since an optimizer writes into them, and gives the operators
-            that have one their meaning for training (rounding, which passes gradients straight through).
+        graph: the graph to run or train.
+        training: whether the module is trained: it has parameters of its own then, since an optimizer writes into them,
+            and operators have their meaning for training, if any (rounding passes gradients straight through).
     """
     return _module(graph, (), training=training)
 

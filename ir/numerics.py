@@ -17,8 +17,8 @@ class Tolerance:
     """How far floats may be from those that they should equal, because sums round differently in another order.
 
     Attributes:
-        rtol: relative to each number.
-        atol: relative to the largest number of the array, or to 1 if that is less.
+        rtol: the tolerance relative to each number.
+        atol: the tolerance relative to the largest number of the array, or to 1 if that is less.
     """
 
     rtol: float = 1e-3
@@ -84,11 +84,11 @@ def is_close(
     """Whether two results of one shape agree: floats within a tolerance, all else to the element.
 
     Args:
-        expected: what is right.
-        got: what is held to it.
+        expected: the right result.
+        got: the result that is held to the right one.
         rounding: a relative error that is allowed instead, if it isn't 0.
-        tolerance: of floats.
-        slack: by which every float may be off beyond that.
+        tolerance: how far floats may be off.
+        slack: how far every float may be off beyond that.
     """
     if rounding:
         return drift([{"": expected}], [{"": got}]) <= rounding

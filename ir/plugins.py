@@ -20,8 +20,8 @@ class Plugin:
     """Something that another package adds.
 
     Attributes:
-        entry: that says where it is.
-        package: and version of the one that brings it.
+        entry: the entry point, which says where the object is.
+        package: the name and version of the package that brings it.
     """
 
     entry: "EntryPoint"
@@ -49,7 +49,7 @@ def plugins(group: str) -> Mapping[str, Plugin]:
     """What other packages add to a group, by name; nothing is loaded.
 
     Args:
-        group: such as `passes`.
+        group: the group's name, such as `passes`.
 
     Raises:
         UsageError: two packages bring the same name.

@@ -25,7 +25,7 @@ class QuantParams:
     Attributes:
         scale: the distance between neighbours.
         zero_point: the integer that stands for 0, which is always exact.
-        dtype: of the integers: `uint8` or `int8`.
+        dtype: the type of the integers: `uint8` or `int8`.
     """
 
     scale: float
@@ -69,9 +69,9 @@ class IntegerWeight:
     """A weight in 8-bit integers around 0.
 
     Attributes:
-        data: int8, in the shape of the weight.
-        scale: one for all, or one for each channel along `axis`, float32.
-        axis: of the channels that have a scale of their own; None where one scale holds for all.
+        data: the integers, int8, in the shape of the weight.
+        scale: the scale, float32: one for all, or one for each channel along `axis`.
+        axis: the axis of the channels that have a scale of their own; None where one scale holds for all.
     """
 
     data: np.ndarray
@@ -94,9 +94,9 @@ def quantize_weight(
     With less than 7 bits, the scales of channels have the least squared error. With more, clipping gains nothing.
 
     Args:
-        weight: floats.
-        axis: of the channels that get a scale of their own; None for one scale.
-        bits: that the integers may take up.
+        weight: the weight, in floats.
+        axis: the axis of the channels that get a scale of their own; None for one scale.
+        bits: the number of bits that the integers may take up.
         least: lower bounds of the scales, by channel.
     """
     if axis is not None and bits < 7:

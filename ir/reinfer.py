@@ -10,12 +10,12 @@ def reinfer(graph: Graph, *, is_strict: bool = True) -> None:
     """Infer every node's output types anew, in order: what a pass calls after it changed a weight's shape.
 
     Args:
-        graph: whose types change.
+        graph: the graph whose types change.
         is_strict: whether all must fit. Otherwise a node whose inputs agree when it runs, for all that is known, keeps
             the types that it has: what exact passes ask for, which leave the graph's meaning alone.
 
     Raises:
-        ModelError: naming the layer whose inputs no longer fit.
+        ModelError: the inputs of a layer no longer fit; the layer is named.
     """
     for node in graph.nodes:
         for inner in node.graphs:

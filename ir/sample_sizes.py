@@ -38,7 +38,7 @@ def sample_sizes(symbols: Iterable[str], numbers: Iterable[int], *, together: bo
     """Sizes to try, for every symbol.
 
     Args:
-        symbols: those of the inputs.
+        symbols: the symbols of the inputs.
         numbers: sizes, and elements that are read on the host, which sizes may have to agree with or to divide by.
         together: whether several sizes may have to fit at once, so that all combinations are tried if they are few.
     """
@@ -57,11 +57,11 @@ def sample_sizes(symbols: Iterable[str], numbers: Iterable[int], *, together: bo
 
 
 def plain_sizes(symbols: Iterable[str], *, are_numbers: bool = False) -> list[dict[str, int]]:
-    """Sizes at which `plain_shape` finds what holds at any that go together, and that aren't bounded by larger numbers.
+    """Sizes at which `plain_shape` finds shapes that hold for all that fit together, unless larger numbers bound them.
 
     Args:
-        symbols: of the inputs.
-        are_numbers: whether they are only computed with, and no tensor has to be that large.
+        symbols: the symbols of the inputs.
+        are_numbers: whether the sizes are only computed with, so that no tensor has to be that large.
     """
     return _rows(sorted(symbols), (*_PLAIN, _HUGE) if are_numbers else _PLAIN)
 
@@ -90,7 +90,7 @@ def plain_shape(runs: Sequence[Run], given: Iterable[Dim] = ()) -> tuple[Dim, ..
 
 
 def _plain_dim(sizes: Sequence[Any], values: Mapping[Dim, Sequence[int]], terms: Sequence[str]) -> Dim | None:
-    """A dimension that is of some sizes in runs, from the values that others have there."""
+    """A dimension that has these sizes in the runs, found by the values that other dimensions have in them."""
     if any(type(size) is not int for size in sizes):
         return None
     if len(set(sizes)) == 1:
@@ -109,7 +109,7 @@ def _plain_dim(sizes: Sequence[Any], values: Mapping[Dim, Sequence[int]], terms:
 
 
 def _one_by_one(names: Sequence[str], values: Sequence[int]) -> Iterator[dict[str, int]]:
-    """The same for all, and each by itself."""
+    """Each value for all symbols at once, and for each symbol by itself."""
     for value in values:
         yield dict.fromkeys(names, value)
         if len(names) > 1:

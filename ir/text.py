@@ -134,7 +134,7 @@ def parse_graph(text: str, weights: Mapping[str, np.ndarray] | None = None) -> G
     """The graph that a text describes.
 
     Args:
-        text: as `print_graph` writes it.
+        text: the text, as `print_graph` writes it.
         weights: the data of constants that have none in the text.
 
     Raises:

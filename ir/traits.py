@@ -19,7 +19,7 @@ class Trait(Flag):
         SHAPE_ONLY: it reads the sizes of its input and none of its elements.
         RANDOM: two runs differ.
         WITHOUT_GRADIENT: it computes in integers what stands for floats, and passes no gradient on.
-        CONTRACTING: sums of products of an activation with a second operand, as a rule weights.
+        CONTRACTING: it sums products of an activation with a second operand, as a rule weights.
         RECURRENT: a contraction at each step of a sequence, with a state.
     """
 

@@ -60,7 +60,7 @@ class DType(Enum):
 
     @property
     def is_foreign(self) -> builtins.bool:
-        """Whether numpy lacks it, and has it from ml_dtypes."""
+        """Whether numpy lacks the type, and ml_dtypes adds it."""
         return self.numpy.isbuiltin != 1
 
     @property
@@ -164,9 +164,9 @@ class TensorType:
     There is one object of each, as of MLIR's types, so that they are compared and hashed by identity.
 
     Attributes:
-        dtype: of the elements.
+        dtype: the type of the elements.
         dims: ints and symbolic expressions such as `batch` or `sequence + 1`; None where not even the rank is known.
-        container: what keeps tensors of this element type and these dimensions.
+        container: the kind of container that keeps tensors of this element type and these dimensions.
     """
 
     __slots__ = ("__weakref__", "container", "dims", "dtype")

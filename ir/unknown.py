@@ -59,11 +59,11 @@ def size_of_result(
     """The symbol for a size of a node's result.
 
     Args:
-        operator: of the node.
-        inputs: of the node.
-        attributes: of the node.
+        operator: the node's operator.
+        inputs: the node's inputs.
+        attributes: the node's attributes.
         cause: what decides the size, such as the name of an input.
-        number: tells the sizes with this cause apart.
+        number: the number that tells the sizes with this cause apart.
     """
     held = [(name, format_attribute(value)) for name, value in sorted(attributes.items())]
     key = [operator, [value and identity(value) for value in inputs], held, cause]
@@ -82,7 +82,7 @@ def is_of_data(dim: Dim) -> bool:
 
 
 def is_expression_of_data(dim: Dim) -> bool:
-    """Whether a size is computed from such that only data tells."""
+    """Whether a size is an expression over sizes that only data tells."""
     return isinstance(dim, str) and not dim.isidentifier() and all(map(is_from_data, symbols(dim)))
 
 

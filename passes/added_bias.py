@@ -1,12 +1,12 @@
-"""Where a product's bias is that is added behind it."""
+"""The bias of a product that an Add behind it adds."""
 
 from ..ir.graph import Node
 
 
 def added_bias(node: Node) -> tuple[Node, int] | None:
-    """The Add behind a node, and its input that is a constant with one number for each channel along the last axis.
+    """The Add behind a node, and the index of its constant input with one number for each channel on the last axis.
 
-    There is none if others read what the node yields.
+    None where there is no such Add, or something else reads the node's output.
     """
     output = node.outputs[0]
     uses = output.uses

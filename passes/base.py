@@ -39,7 +39,7 @@ class PassResult:
         counts: how often each rewrite was applied, by its name; all zero or empty where nothing changed.
         misses: why something that looked like a match wasn't taken, one sentence each, naming the layer.
         notes: what was measured, one sentence each.
-        curve: of a training the loss in the course of it, at most 100 numbers.
+        curve: the loss in the course of a training, at most 100 numbers; empty for passes that don't train.
     """
 
     counts: Mapping[str, int] = field(default_factory=dict[str, int])
@@ -61,7 +61,7 @@ class Profile:
         rounds: seconds of one inference of the whole model, float[rounds]; graphs that are profiled together run in
             turn, so that their rounds are comparable one by one; none where whole models weren't timed.
         modules: seconds of the operators, by the module path that their nodes have; empty where they weren't timed.
-        conversions: of these, the seconds of QuantizeLinear and DequantizeLinear that run by themselves.
+        conversions: the part of these that QuantizeLinear and DequantizeLinear take where they run by themselves.
     """
 
     rounds: np.ndarray
@@ -105,24 +105,24 @@ class Profiler(Protocol):
         by_layer: bool = True,
         settled: Callable[[np.ndarray], bool] | None = None,
     ) -> Sequence[Profile]:
-        """Time graphs as wholes and the operators of each layer, of which either takes about as long as the other.
+        """Time graphs as wholes, and the operators of each layer; either takes about as long as the other.
 
         Args:
-            graphs: to time.
+            graphs: the graphs to time.
             wholes: whether graphs are timed as wholes.
             by_layer: whether operators are timed.
-            settled: whether the rounds so far, in seconds, float[graphs, rounds], are enough; they are few then.
+            settled: tells whether the rounds so far, in seconds, float[graphs, rounds], are enough; None to run all.
         """
         ...
 
 
 class Timing(Protocol):
-    """What passes that are asked for a speed measure by, on the backend that a model is built for."""
+    """Times graphs for passes that are asked for a speed-up, on the backend that a model is built for."""
 
     def layers(self, graphs: Iterable[Graph]) -> Sequence[Mapping[str, float]]:
-        """Seconds of what each graph's nodes compute, by the name of a first output; known ones come from a table.
+        """The seconds that each graph's nodes take, by the name of a node's first output; known ones come from a table.
 
-        What is fused counts for one of its nodes. All are on the scale of the first graph's.
+        The time of fused nodes counts for one of them. All times are on the scale of the first graph's.
 
         Raises:
             TargetError: the backend can't run a graph.
@@ -130,7 +130,7 @@ class Timing(Protocol):
         ...
 
     def rounds(self, graphs: Sequence[Graph]) -> Sequence[np.ndarray]:
-        """Seconds of one inference of each graph, float[rounds], in turn.
+        """The seconds of one inference of each graph, float[rounds]; the graphs run in turn.
 
         Raises:
             TargetError: the backend can't run a graph.
@@ -143,9 +143,9 @@ class Labelled:
     """Labels of the calibration data, and the metric that is computed with them.
 
     Attributes:
-        labels: of each batch.
-        metric: a number from a model's outputs on some batches, a list of arrays each, and these batches' labels.
-        lower_is_better: whether it counts errors.
+        labels: the labels of each batch.
+        metric: computes a number from a model's outputs on some batches, a list of arrays each, and their labels.
+        lower_is_better: whether a smaller number is better, as of errors.
     """
 
     labels: Sequence[Any]
@@ -161,28 +161,30 @@ class PassContext:
         target: the machine that the graph is built for.
         source: the graph as it was read, before any pass: the teacher of `distill`. Nobody edits it.
         calibration: batches of real inputs, without labels; empty where the user gave none.
-        seed: for whatever is random.
-        sizes: of the symbolic dimensions, when costs are counted; those not given count as 1.
-        progress: called with a description, the steps done and the steps in all, for long work.
+        seed: the seed of all that is random.
+        sizes: the sizes of symbolic dimensions, by which costs are counted; a dimension without one counts as 1.
+        progress: reports long work; it is called with a description, the steps done and the steps in all.
         selection: the nodes that may be touched.
-        counter: of the rewrites so far; it may end them at a number, to find the one at fault.
+        counter: counts the rewrites so far; it may end them at a number, to find the one at fault.
         probes: inputs that graphs are compared on; where there are none, batches of the calibration data or random
             ones.
-        profile: times graphs on the chosen backend; None where no backend is chosen, or it can't be timed here.
+        profile: times graphs on the chosen backend; None where none is chosen, or it can't be timed here or compiles
+            slowly.
         profile_decides: whether the model is built for that backend alone, so that what is slower there is not worth
             having.
-        timing: measures what a pass is asked to make faster on that backend; None where `profile` is None for another
-            reason than that the backend compiles slowly.
-        labels: of the calibration batches; empty where the user gave none.
-        labelled: these, with the metric that is computed with them; None where the user gave no labels, or no metric.
+        timing: times graphs on that backend, however slowly it compiles, for passes that are asked for a speed-up; None
+            where no backend is chosen, or it can't be timed here.
+        labels: the labels of the calibration batches; empty where the user gave none.
+        labelled: the labels with the metric that is computed with them; None where the user gave no labels, or no
+            metric.
         read_model: reads a model that an option names as recipes name models, relative to the recipe's folder.
         find_function: finds a function of the user's that an option names, `module:function` or `file.py:function`.
-        folder: that files which an option names are relative to.
-        checkpoints: the folder for what a long pass can go on from when its process was killed; None for nowhere.
-        remember: computes arrays, or takes them from a run of the same step that was killed. They go by what was asked
-            for before, so that what is asked for next must depend on that and on the pass's input alone.
-        share: does so from a run of the same pass with other options, too; a text says by which of them the arrays go,
-            beside the pass's input and `selection`.
+        folder: the folder that the names of files in options are relative to.
+        checkpoints: the folder for what a long pass goes on from after its process was killed; None to keep nothing.
+        remember: computes arrays, or takes them from a run of the same step that was killed. Arrays are known by those
+            that were asked for before, so that they may depend only on these and on the pass's input.
+        share: computes arrays, or takes them from a run of the same pass with other options, too. They may depend only
+            on the pass's input and on what the text says, such as some of the options and `selection`.
     """
 
     target: Target
@@ -207,7 +209,7 @@ class PassContext:
     share: Callable[[str, Callable[[], Arrays]], Arrays] = _compute_shared
 
     def narrowed(self, only: Sequence[str], skip: Sequence[str]) -> "PassContext":
-        """The same surroundings for a step that is only to touch part of the graph."""
+        """The same surroundings for a step that may touch only part of the graph."""
         return replace(self, selection=self.selection.narrowed(only, skip)) if only or skip else self
 
     def selects(self, node: Node) -> bool:
@@ -223,7 +225,7 @@ class PassContext:
 @contextmanager
 def _differentiable() -> Generator[None]:
     """Let passes compute gradients, in a process that has switched them off, too."""
-    torch = sys.modules.get("torch")  # where it isn't imported yet, nobody has
+    torch = sys.modules.get("torch")  # where torch isn't imported yet, nobody has switched gradients off
     if torch is None:
         yield
         return
@@ -240,16 +242,16 @@ class Pass(ABC):
     sense of `annotated_types`, as in `ratio: Annotated[float, Interval(gt=0, lt=1)] = 0.5`, and hold from the start.
 
     Attributes:
-        only: globs on layers' module paths, operators or names of values; the pass touches nothing else. All where
-            empty.
-        skip: globs on what it leaves as it is.
-        required: it is an error if nothing changes.
+        only: globs on layers' module paths, operators or names of values; the pass touches only what one of them
+            matches, or all where there are none.
+        skip: globs on what the pass leaves as it is.
+        required: whether it is an error if the pass changes nothing.
     """
 
     name: ClassVar[str]
-    """In pipelines: a verb in kebab-case."""
+    """The name in pipelines: a verb in kebab-case."""
     effect: ClassVar[Effect]
-    """How far it may move the outputs."""
+    """How far the pass may move the outputs."""
     after: ClassVar[tuple[str, ...]] = ()
     """Passes that must not come later in the same pipeline."""
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -294,7 +296,7 @@ class Pass(ABC):
         return replace(found, notes=(*doubts, *found.notes)) if doubts else found
 
     def doubts(self, graph: Graph, context: PassContext) -> list[str]:
-        """A sentence for each glob by which a LOSSY pass is to spare or to take something, and that matches nothing."""
+        """A sentence for each glob that selects what a LOSSY pass takes or spares, but matches nothing."""
         if self.effect is not Effect.LOSSY:  # presets hand globs on to passes that come too early or too late for them
             return []
         nodes = (node for part in nested(graph) for node in part.nodes)
@@ -305,7 +307,7 @@ class Pass(ABC):
 
     @abstractmethod
     def run(self, graph: Graph, context: PassContext) -> PassResult:
-        """What a pass does, as far as `context` lets it: `context.applies(rewrite, node)` is asked before each rewrite.
+        """Rewrite the graph as far as `context` lets it: `context.applies(rewrite, node)` is asked before each rewrite.
 
         Raises:
             UsageError: options make no sense together, or for this graph.
@@ -318,7 +320,7 @@ class GraphwisePass(Pass):
 
     @final
     def run(self, graph: Graph, context: PassContext) -> PassResult:
-        """What `run_on` does to a graph and to all that lie inside of its nodes, added up."""
+        """Call `run_on` on a graph and on all graphs inside its nodes, and add up the results."""
         results = [self.run_on(part, context) for part in tuple(nested(graph))]
         counts: Counter[str] = Counter()
         for result in results:
@@ -327,4 +329,4 @@ class GraphwisePass(Pass):
 
     @abstractmethod
     def run_on(self, graph: Graph, context: PassContext) -> PassResult:
-        """What the pass does to one graph; what is inside its nodes has its own turn."""
+        """Rewrite one graph; the graphs inside its nodes have their own turn."""

@@ -1,4 +1,4 @@
-"""Probes for models of categories, which fail on what is of none that they know."""
+"""Probes for models that encode categories, and fail on values that are none of those they know."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -12,17 +12,17 @@ from .base import Feeds
 
 _ENCODER = "ai.onnx.ml::OneHotEncoder"
 _FIRST_MARK = 10_007
-"""Marks are numbers from this one on, or these in digits."""
+"""The first mark: marks are numbers from this one on, or their digits."""
 
 Column: TypeAlias = tuple[str, int]
 """The name of an input and a place along its last axis."""
 
 
 def of_categories(graph: Graph, probe: Feeds, generator: np.random.Generator) -> Feeds:
-    """A probe in which all that comes to an encoder without a place for the unknown is one of its categories.
+    """A probe in which all that an encoder without a place for unknown values reads is one of its categories.
 
-    Which columns come to it shows when each is filled with a mark of its own: one encoder after the other, since a
-    model ends at the first that doesn't know its marks.
+    Which columns an encoder reads shows when each column is filled with a mark of its own. Encoders are found one after
+    the other, since a model ends at the first one that doesn't know the marks.
     """
     encoders = [node for node in graph.nodes if node.operator == _ENCODER and not node.attributes.get("zeros", 1)]
     found: dict[Column, Sequence[str] | Sequence[int]] = {}
@@ -43,7 +43,7 @@ def _columns(probe: Feeds) -> list[Column]:
 def _filled(
     probe: Feeds, columns: Mapping[Column, Sequence[str] | Sequence[int]], generator: np.random.Generator
 ) -> Feeds:
-    """A copy with some columns chosen from what they may hold."""
+    """A copy of a probe with some columns drawn from what they may hold."""
     filled = {name: array.copy() for name, array in probe.items()}
     for (name, place), known in columns.items():
         array = filled[name]
@@ -53,7 +53,7 @@ def _filled(
 
 
 def _seen(graph: Graph, probe: Feeds, encoders: Sequence[Node]) -> dict[Node, set[str] | set[int]]:
-    """What encoders are given, as far as the model runs."""
+    """The elements that each encoder reads, as far as the model runs."""
     from ..ir.interpreter import Interpreter  # brings torch, which listing the passes must not
     from ..ir.ops.dtypes import to_numpy
 

@@ -28,7 +28,7 @@ class NumericCheck:
     Attributes:
         source: the graph before any pass.
         probes: the inputs on which the graphs are compared, edge values last.
-        start: what the source gives on them.
+        start: the source and its outputs on the probes.
     """
 
     def __init__(self, source: Graph, probes: Sequence[Feeds], verification: Verification = EVERYTHING) -> None:
@@ -41,7 +41,7 @@ class NumericCheck:
         self.probes = [*probes, *edges]
         try:
             expected, self._types_hold = run_graph(source, probes, held_to_types=True), True
-        except CheckError:  # dimensions that it takes to agree don't at a probe's sizes, for which no pass is to blame
+        except CheckError:  # dimensions that are declared equal differ at a probe's sizes: no pass is to blame
             expected, self._types_hold = run_graph(source, probes), False
         self.start = self._reference = self._previous = Yardstick(source, self.probes, [*expected, *outputs])
 
@@ -53,11 +53,11 @@ class NumericCheck:
         return cls(source, context.probes or made, verification)
 
     def resume(self, reference: Graph | None, graph: Graph) -> None:
-        """Take it that passes have run already, and were found right.
+        """Go on after passes that have run already and were found right.
 
         Args:
-            reference: the graph after the last LOSSY one of them; None where none was lossy.
-            graph: after all of them.
+            reference: the graph after the last LOSSY one of these passes; None where none was lossy.
+            graph: the graph after all of these passes.
         """
         if reference is not None:
             self._reference = Yardstick(reference, self.probes, run_graph(reference, self.probes))
@@ -79,16 +79,16 @@ class NumericCheck:
         return self._moved(self.start, graph, outputs)
 
     def compare(self, reference: Yardstick, outputs: Sequence[Outputs], graph: Graph, step: Pass) -> None:
-        """Hold outputs to others, as far as a pass may move them.
+        """Compare the outputs after a pass with those of a reference, within what the pass may move them.
 
         Args:
-            reference: what is right.
-            outputs: of the graph.
-            graph: as the pass left it.
+            reference: the graph whose outputs count as right.
+            outputs: the outputs of the graph after the pass.
+            graph: the graph as the pass left it.
             step: the pass.
 
         Raises:
-            CheckError: naming the pass and the output.
+            CheckError: the outputs moved too far; the error names the pass and the output.
         """
         fault = self._fault(reference, outputs, graph, step)
         if fault and step.effect is not Effect.EXACT and reference.decides:
@@ -112,7 +112,7 @@ class NumericCheck:
         return moved
 
     def _fault(self, reference: Yardstick, outputs: Sequence[Outputs], graph: Graph, step: Pass) -> str:
-        """What is wrong with outputs, or nothing."""
+        """What is wrong with the outputs after a pass; empty where nothing is."""
         found = Yardstick(graph, self.probes[: self._count], outputs[: self._count])
         is_rounding = step.effect is Effect.ROUNDING
         rounding = found.rounding if is_rounding else {}
@@ -141,7 +141,7 @@ class NumericCheck:
     def _difference(
         self, expected: np.ndarray, got: np.ndarray | None, step: Pass, rounding: float = 0.0, slack: float = 0.0
     ) -> str:
-        """What is wrong with an output, or nothing."""
+        """What is wrong with an output; empty where nothing is."""
         if got is None:
             return "is missing"
         if expected.shape != got.shape or expected.dtype != got.dtype:

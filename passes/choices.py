@@ -1,4 +1,4 @@
-"""The share of rows that choose another class, from more than the few that were seen to do it."""
+"""The share of rows that choose another class, estimated from more than the few rows that were seen to do so."""
 
 from typing import TYPE_CHECKING
 
@@ -10,19 +10,19 @@ if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
 
 _LIKE = 4
-"""A row is taken to move as the quarter of the rows does that were about as sure of their class."""
+"""One in so many rows, those with the nearest leads, tell how the lead of a row may move."""
 _FEWEST = 8
 _FARTHEST = 1e4
-"""How far ahead of masked classes another one is; outputs that are no numbers are as far behind."""
+"""The largest lead, as a class has over masked ones; outputs that are no numbers are as far behind."""
 
 
 def leads(kind: LossKind, wanted: "Tensor", got: "Tensor") -> tuple[np.ndarray, np.ndarray]:
-    """How far ahead of all others the likeliest class of each row is, and how far it is in other outputs.
+    """How far ahead of all others each row's likeliest class is, and how far the same class is in other outputs.
 
     Args:
-        kind: of the outputs; probabilities are compared by their logarithms.
-        wanted: outputs, `[..., classes]`, that say which class it is.
-        got: the others.
+        kind: what the outputs hold; probabilities are compared by their logarithms.
+        wanted: the outputs, `[..., classes]`, whose largest element in a row is the row's class.
+        got: the other outputs, of the same shape.
     """
     own = wanted.argmax(-1, keepdim=True)
     return _lead(kind, wanted, own), _lead(kind, got, own)
@@ -41,14 +41,14 @@ def _lead(kind: LossKind, outputs: "Tensor", own: "Tensor") -> np.ndarray:
 
 
 def share_moved(before: np.ndarray, after: np.ndarray) -> float:
-    """The share of rows that choose another class: of those seen, or to be expected of rows like them, if that is more.
+    """The share of rows that choose another class: the share seen, or the share to be expected, if that is more.
 
-    A hundred rows don't show a percent. But each tells how far its choice has moved, and is as likely to move as those
-    show that were about as sure of their class before: by their mean, give or take a normal spread.
+    A hundred rows don't show a percent. But each row tells how far its lead has moved. So the chance that a row changes
+    its class is taken from the rows whose leads were about as large before, as if these moved by a normal distribution.
 
     Args:
         before: how far ahead of all others the class of each row was, float[rows].
-        after: how far ahead of them it is now; below 0 where another one is chosen.
+        after: how far ahead the same class is now; below 0 where another class is chosen.
     """
     from scipy.special import ndtr
 
@@ -64,6 +64,6 @@ def share_moved(before: np.ndarray, after: np.ndarray) -> float:
         for moved in (after - before, (after - before) ** 2)
     )
     spread = np.sqrt(np.maximum(square - mean**2, 0))
-    is_close = (before > 0) & (spread > 0)  # not of classes that are level, or that all move alike
+    is_close = (before > 0) & (spread > 0)  # elsewhere classes were level, or all moved alike
     chance = np.where(is_close, ndtr(-(before + mean) / np.where(is_close, spread, 1)), after < 0)
     return float(max(chance.mean(), (after < 0).mean()))

@@ -11,10 +11,10 @@ class Execution(NamedTuple):
 
     Attributes:
         position: how many passes had been started, this one included.
-        rewrite: its name; empty for the start of a pass.
-        operator: of the node that is rewritten, as it was before.
-        output: the name of its first output.
-        location: of the layer.
+        rewrite: the name of the rewrite; empty for the start of a pass.
+        operator: the operator of the node that is rewritten, as it was before.
+        output: the name of that node's first output.
+        location: the location of that node's layer.
     """
 
     position: int
@@ -31,12 +31,12 @@ class Execution(NamedTuple):
 
 @dataclass(slots=True)
 class DebugCounter:
-    """What has been applied so far.
+    """Counts the starts of passes and the rewrites that are granted, up to a limit.
 
     Attributes:
-        limit: how many are granted; None for all.
-        count: how many were granted.
-        last: of those.
+        limit: how many starts and rewrites are granted; None for all.
+        count: how many were granted so far.
+        last: the one that was granted last; None before the first.
     """
 
     limit: int | None = None

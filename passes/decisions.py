@@ -32,7 +32,7 @@ _Question: TypeAlias = tuple[str, str, int]
 
 @dataclass(frozen=True, slots=True)
 class _Decision:
-    """An answer, and what it was decided on."""
+    """An answer, and the operands that it was decided on."""
 
     operands: tuple[np.ndarray | None, ...]
     answer: "Tensor"
@@ -86,7 +86,7 @@ class _Witness:
         return value.data if isinstance(value, Constant) else self._held.get(value)
 
     def decided(self, question: _Question, decision: _Decision) -> "Tensor | None":
-        """Another answer to go on with, if any."""
+        """The answer to go on with in place of the run's own; None to keep that."""
         raise NotImplementedError
 
 
@@ -108,9 +108,9 @@ class Replay(_Witness):
     """Decides as another run did.
 
     Args:
-        graph: that runs.
-        record: of the other run.
-        forced: whether the numbers may differ by more than rounding; then questions are told apart by their order.
+        graph: the graph that runs.
+        record: the decisions of the other run.
+        forced: whether operands may differ by more than rounding; decisions then correspond by their order.
     """
 
     def __init__(self, graph: Graph, record: Record, *, forced: bool = False) -> None:

@@ -16,7 +16,7 @@ class Fixpoint(Group):
     """Run passes one after the other, again and again until a round changes nothing: `fixpoint(cse,dce)`.
 
     Attributes:
-        most: rounds, after which it is an error that something still changes.
+        most: the number of rounds after which it is an error if something still changes.
     """
 
     name: ClassVar[str] = "fixpoint"
@@ -27,7 +27,7 @@ class Fixpoint(Group):
         """Hand the passes in order to `run`, round after round.
 
         Raises:
-            UsageError: they don't come to an end.
+            UsageError: the passes don't come to an end.
         """
         for _ in range(self.most):
             changed = [run(step) for step in self.steps]

@@ -19,14 +19,14 @@ class Gradients:
     """Random gradients of the loss at some values of a float graph.
 
     Args:
-        graph: that is run.
-        watched: the values, of floats.
-        measures: of the loss.
-        generator: of what is random.
-        kept: others of which is kept what they were.
+        graph: the graph to run.
+        watched: the values, in float, whose gradients are drawn.
+        measures: the kind of loss for each output, by name.
+        generator: the generator of random numbers.
+        kept: further values whose contents are kept.
 
     Attributes:
-        values: what those were on the last batch.
+        values: the contents of the watched and the kept values on the last batch.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Gradients:
         self._generator = generator
 
     def draw(self, feeds: Feeds, draws: int = DRAWS) -> "list[dict[Value, Tensor]]":
-        """Run a batch, and draw gradients at all values at once, some times."""
+        """Run a batch, and draw gradients at all watched values at once, several times; none if the loss has none."""
         import torch
 
         leaves: dict[Value, Tensor] = {}
@@ -78,7 +78,7 @@ class Gradients:
 
 
 def _score(kind: LossKind, output: "Tensor", generator: "Generator") -> "Tensor":
-    """A number whose gradient, times a small error, has the loss as its mean square."""
+    """A random number: the product of its gradient and a small error has the loss as its mean square."""
     import torch
 
     if kind is LossKind.NUMBERS:

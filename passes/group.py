@@ -12,7 +12,7 @@ from .base import Effect, Pass, PassContext, PassResult
 class Group(Pass):
     """Run passes one after the other: `group(cse,dce){skip=head*}`.
 
-    Each is checked by itself, and by its own effect.
+    Each pass is checked by itself, and by its own effect.
 
     Attributes:
         steps: the passes.
@@ -43,7 +43,7 @@ class Group(Pass):
 
 
 def run_each(steps: Sequence[Pass], context: PassContext, run: Callable[[Pass, PassContext], bool]) -> bool:
-    """Hand passes to `run` one by one, a group's with what it narrows; return whether any changed something."""
+    """Hand passes to `run` one by one, a group's with its narrowed context; return whether any changed something."""
     changed = False
 
     def inner(step: Pass, narrowed: PassContext) -> bool:

@@ -13,12 +13,12 @@ class PassRecord:
 
     Attributes:
         text: the pass with its options, as in a pipeline.
-        name: of the pass.
-        effect: that it declares.
-        result: its own account.
-        seconds: spent in the pass itself.
-        nodes: of the graph after it.
-        drift: relative error of the outputs against the source's after it; None where it wasn't checked.
+        name: the pass's name.
+        effect: the effect that the pass declares.
+        result: what the pass says that it did.
+        seconds: the seconds spent in the pass itself.
+        nodes: how many nodes the graph has after the pass.
+        drift: the relative error of the outputs after the pass against the source's; None where it wasn't checked.
     """
 
     text: str
@@ -31,10 +31,10 @@ class PassRecord:
 
 
 class Instrument:
-    """Something that watches; every hook does nothing by default.
+    """Something that watches a pipeline run; every hook does nothing by default.
 
-    Those that are made without arguments may have a name, by which `--instrument` knows them; one of another package
-    has the name of its entry point in the group `planish.instruments`.
+    Instruments that are made without arguments may have a name, by which `--instrument` knows them; one of another
+    package has the name of its entry point in the group `planish.instruments`.
     """
 
     name: ClassVar[str] = ""

@@ -19,20 +19,20 @@ if TYPE_CHECKING:  # listing the passes must not import torch
 ONE_IN = 4
 """How many batches there are for one that is held out to judge what is fitted to the others."""
 _HALF = 0.5
-"""Beyond it, a sigmoid says yes."""
+"""The number above which a sigmoid says yes."""
 _SAME = 0.95
 """The share of rows of the same class from which on classes say little: they may be no classes at all."""
 _LEAST_VARYING = 1e-6
-"""The share of the squares of an output of which less is taken for noise."""
+"""The share of an output's sum of squares below which what varies is taken for noise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was lost.
+    """What a graph loses.
 
     Attributes:
-        drop: in percent, or in hundredths of a metric's own scale.
-        loss: the divergence from the float model's outputs, summed over these.
+        drop: the drop of the outputs in percent, or of a metric in hundredths of its own scale.
+        loss: the divergence from the float model's outputs, summed over outputs.
     """
 
     drop: float
@@ -43,8 +43,8 @@ class Reference:
     """A graph whose outputs stay as they are.
 
     Args:
-        graph: to run.
-        batches: that it is run on more than once; their outputs are kept.
+        graph: the graph to run.
+        batches: the batches that it is run on more than once; their outputs are kept.
     """
 
     def __init__(self, graph: Graph, batches: Sequence[Feeds] = ()) -> None:
@@ -53,7 +53,7 @@ class Reference:
         self.renew(graph)
 
     def renew(self, graph: Graph) -> None:
-        """Go on with another form of the graph, whose outputs are those that are kept, but for rounding."""
+        """Go on with another form of the graph, whose outputs equal those that are kept but for rounding."""
         from ..ir.interpreter import Interpreter
 
         self.graph = graph
@@ -64,7 +64,7 @@ class Reference:
         self.renew(self.graph.clone())
 
     def run(self, batch: Feeds, observe: "Observer | None" = None) -> dict[str, Any]:
-        """The outputs on a batch, computed anew only where somebody observes."""
+        """The outputs on a batch; those that are kept are computed anew only to be observed."""
         place = next((place for place, kept in enumerate(self._batches) if kept is batch), -1)
         if place in self._outputs and observe is None:
             return self._outputs[place]
@@ -77,15 +77,15 @@ class Reference:
 class Judge:
     """Compares graphs with the float model.
 
-    With labels, it is the metric that drops. Without, an output of classes loses by the share of rows that choose
-    another one (`choices`), one of numbers, and one where hardly any class but one is chosen, by 1 - cosine of what
-    varies among samples, one of a sigmoid's numbers also by 1 - F1 of those beyond a half, and the output that loses
-    most counts.
+    With labels, the drop is that of the metric. Without, it is that of the output that loses most: an output of classes
+    loses the share of rows that choose another class (`choices`); an output of numbers, or one in which hardly any
+    class but one is chosen, loses 1 - cosine of what varies among samples; and a sigmoid's output also 1 - F1 of the
+    numbers beyond a half.
 
     Args:
-        graph: in float; a `Reference` where somebody else runs it on some of the batches.
-        batches: to judge on.
-        labelled: the labels of these.
+        graph: the float model; a `Reference` where somebody else runs it on some of the batches.
+        batches: the batches to judge on.
+        labelled: the labels of these batches, with the metric; None to compare outputs.
         loss: how outputs are compared, as for `choose_measures`.
 
     Attributes:
@@ -124,7 +124,7 @@ class Judge:
         return self.weigh(_run(_runnable(graph), self._batches))
 
     def drop(self, make: Callable[[], Graph], context: PassContext) -> float:
-        """What a graph loses, which is made now or was by a run that was killed."""
+        """The drop of a graph that is made and judged now, or was by a run that was killed."""
         return float(context.remember(lambda: [np.array(self.judge(make()).drop)])[0])
 
     def weigh(self, found: "Sequence[Mapping[str, Tensor]]") -> Verdict:
@@ -143,20 +143,20 @@ class Judge:
         return Verdict(max(drops, default=0.0), float(np.mean(losses)))
 
     def drop_of_commonest(self) -> float:
-        """What is lost, in percent, where the class that an output of the float model has most often is always chosen.
+        """The drop, in percent, of always choosing the class that an output of the float model has most often.
 
-        Of several outputs of classes the one that loses least counts; 0 where there is none.
+        Of several outputs of classes the one that loses least counts; the drop is 0 where there is none.
         """
         shares = [self._commonest(name) for name, kind in self.measures.items() if kind is not LossKind.NUMBERS]
         return 100 * (1 - max(shares, default=1.0))
 
     def _commonest(self, name: str) -> float:
-        """The share of rows in which an output of the float model has the class that it has most often."""
+        """The share of rows that have the commonest class in an output of the float model."""
         chosen = np.concatenate([found[name].argmax(-1).flatten().numpy() for found in self._wanted] or [np.empty(0)])
         return np.unique(chosen, return_counts=True)[1].max(initial=0) / max(chosen.size, 1)
 
     def doubts(self, max_drop: float) -> list[str]:
-        """Why the batches can't tell whether a bound is kept, if they can't: there are too few rows.
+        """A sentence where the batches have too few rows to tell whether a bound is kept.
 
         Args:
             max_drop: the bound, in percent.
@@ -189,7 +189,7 @@ def _run(reference: Reference, batches: Sequence[Feeds]) -> list[dict[str, Any]]
 
 
 def _are_probabilities(outputs: "Sequence[Tensor]") -> bool:
-    """Whether the elements along the last axis are those of distributions, however they were computed."""
+    """Whether the elements along the last axis form probability distributions, however they were computed."""
     if not outputs or not outputs[0].ndim or outputs[0].shape[-1] < 2:
         return False
     sums = [output.double().sum(-1) for output in outputs]
@@ -214,7 +214,7 @@ def _decided_otherwise(pairs: "Sequence[tuple[Tensor, Tensor]]") -> float:
 
 
 def _moved(pairs: "Sequence[tuple[Tensor, Tensor]]") -> float:
-    """1 - cosine of how far outputs are from the float model's mean, in percent."""
+    """1 - cosine between the outputs and the float model's, both less the float model's mean, in percent."""
     middle = _middle([wanted for _, wanted in pairs])
     flat = [[(it.double() - middle).flatten() for it in pair] for pair in pairs]
     product = sum(float(got @ wanted) for got, wanted in flat)
@@ -236,11 +236,11 @@ def _middle(outputs: "Sequence[Tensor]") -> "Tensor | float":
 
 
 def split(batches: int, enough: int) -> tuple[list[int], list[int]]:
-    """The places of batches to fit to and of those to judge on, which are the same only for a single batch.
+    """The indices of the batches to fit to and of those to judge on, which are the same only for a single batch.
 
     Args:
-        batches: how many there are.
-        enough: how many fitting takes at the most.
+        batches: how many batches there are.
+        enough: how many batches fitting takes at the most.
     """
     places = list(range(batches))
     if batches - enough >= max(batches // ONE_IN, 1):
@@ -256,7 +256,7 @@ def divided(context: PassContext, enough: int | None = None) -> tuple[list[Feeds
     """The calibration data in two: batches to fit to, and batches to judge on with their labels.
 
     Args:
-        context: that holds them.
+        context: the context that holds the calibration data.
         enough: how many batches fitting takes at the most; None for all that aren't needed to judge.
     """
     batches, labelled = context.calibration, context.labelled

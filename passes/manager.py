@@ -26,12 +26,12 @@ _MOST_LAYERS = 3
 
 @dataclass(frozen=True, slots=True)
 class Resumption:
-    """Where a pipeline goes on that has run in part before.
+    """Where a pipeline that has run in part goes on.
 
     Attributes:
-        done: how many of its steps have run, and were found right.
-        reference: the graph after the last LOSSY pass among them; None where none was lossy.
-        drift: of the graph's outputs from the source's after them; None if they weren't checked.
+        done: how many of the pipeline's steps have run, and were found right.
+        reference: the graph after the last LOSSY pass among these; None where none was lossy.
+        drift: the drift of the graph's outputs from the source's after these steps; None if it wasn't checked.
     """
 
     done: int
@@ -43,8 +43,8 @@ class PassManager:
     """Runs a pipeline over a graph.
 
     Args:
-        passes: in order.
-        instruments: what watches.
+        passes: the passes in order.
+        instruments: the instruments that watch the run.
         verify: what is checked after each pass: a `Verification`, or a text that stands for one.
     """
 
@@ -62,9 +62,9 @@ class PassManager:
         """Run all passes on a graph, in place.
 
         Args:
-            graph: to be rewritten.
+            graph: the graph to rewrite.
             context: what the passes may ask about their surroundings.
-            resumption: what has happened to the graph before; the rest of the steps run.
+            resumption: the point to go on from, if some passes have run on the graph already; None to run all.
 
         Raises:
             UsageError: the order of the passes contradicts what they declare, one lacks something, or one that is
@@ -97,7 +97,7 @@ class PassManager:
         return tuple(records)
 
     def _run(self, step: Pass, graph: Graph, context: PassContext, judge: "_Judge", records: list[PassRecord]) -> bool:
-        """Run a pass, or those of a group one by one, and add what happened; returns whether anything changed."""
+        """Run a pass, or those of a group one by one, and append their records; returns whether anything changed."""
         before = len(records)
         if isinstance(step, Group):
             narrowed = context.narrowed(step.only, step.skip)
@@ -134,10 +134,10 @@ class PassManager:
 
 @contextmanager
 def _unswept() -> Generator[None]:
-    """Keep Python's collector from going through all that is there already, the graph above all.
+    """Keep Python's garbage collector from going through all objects that exist already, the graph above all.
 
-    A pass makes as many objects as the graph has nodes, so that it would look through the whole heap for cycles among
-    them once or twice in a pipeline, which takes longer than some passes. What is made meanwhile is collected as ever.
+    A pass makes as many objects as the graph has nodes, so that the collector would search the whole heap for cycles
+    once or twice in a pipeline, which takes longer than some passes. What is made meanwhile is collected as ever.
     """
     gc.freeze()
     try:
@@ -147,17 +147,17 @@ def _unswept() -> Generator[None]:
 
 
 def _failed(instrument: Instrument, error: Exception) -> str:
-    """What to say of a user's instrument that raised, as of other functions of theirs."""
+    """The error message for an instrument of the user's that raised, as for other functions of theirs."""
     kind, frame = type(instrument), extract_tb(error.__traceback__)[-1]
     reason = f"{type(error).__name__}: {error} ({frame.filename}:{frame.lineno})"
     return f"the instrument {kind.__module__}:{kind.__qualname__} failed: {reason}"
 
 
 class _Judge:
-    """Checks a graph after each pass that edited it, whatever that says of itself.
+    """Checks a graph after each pass that edited it, whatever the pass says of itself.
 
     Attributes:
-        drift: of the graph's outputs from the source's; None if they aren't checked.
+        drift: the drift of the graph's outputs from the source's; None if it isn't checked.
     """
 
     def __init__(
@@ -199,7 +199,7 @@ class _Judge:
 
 
 def _unchanged(step: Pass, told: Sequence[str]) -> str:
-    """What to say of a required pass that changed nothing: the reasons, each with the layers that it holds for."""
+    """The error message for a required pass that changed nothing: the reasons, each with its layers."""
     layers: dict[str, list[str]] = {}
     for sentence in told:
         layer, colon, reason = sentence.partition(": ")
@@ -218,7 +218,7 @@ def _some(names: Sequence[str]) -> str:
 def _result(step: Pass, graph: Graph, context: PassContext) -> PassResult:
     try:
         return step.apply(graph, context)
-    except (CheckError, ModelError) as error:  # those of usage are about the pass's options, and name it
+    except (CheckError, ModelError) as error:  # a UsageError is about the pass's options, and names it
         raise type(error)(f"pass {step.name}: {str(error).removeprefix(f'{step.name}: ')}") from error
     except PlanishError:
         raise
@@ -241,7 +241,7 @@ def _place(step: Pass, error: Exception) -> str:
 
 
 def other_packages(step: Pass) -> set[str]:
-    """The packages, beside planish, that a pass and its rules are of."""
+    """The packages, other than planish, that a pass and its rules come from."""
     rules = step.rules if isinstance(step, RewritePass) else ()
     functions = [function for rule in rules for function in (rule.pattern, rule.replacement, rule.check)]
     return {_package(author.__module__) for author in (type(step), *functions)} - {_package(__name__)}

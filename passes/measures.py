@@ -22,13 +22,13 @@ class LossKind(Enum):
 
 
 def choose_measures(teacher: Graph, loss: str) -> dict[str, LossKind]:
-    """A measure for each output that is a float, by its name.
+    """The kind of loss for each output in float, by the output's name.
 
     Args:
-        teacher: whose outputs are to be matched.
-        loss: `kl`, `mse`, or `auto`, which takes `kl` for what softmax gives, for what a linear layer gives in two
-            dimensions, if it is more than a number, and for what it gives in three if there is a number for each row of
-            an embedding's table.
+        teacher: the graph whose outputs are to be matched.
+        loss: `kl`, `mse`, or `auto`, which takes `kl` for what a softmax gives and for logits, and `mse` for the rest.
+            Logits are what a linear layer gives in two dimensions, with more than one number in a row, or in three
+            with a number for each row of an embedding's table.
     """
     tables = (node.constant(0) for node in teacher.nodes if node.operator == "Gather")
     vocabularies = {len(table) for table in tables if table is not None and table.ndim == 2}
@@ -47,7 +47,7 @@ def _measure(output: Value, loss: str, vocabularies: AbstractSet[int]) -> LossKi
 
 
 def _unshaped(value: Value) -> Value:
-    """What a value was before it got another shape with the same last axis."""
+    """The value before any reshapes that keep its last axis."""
     node = value.producer
     if node is None or not has_trait(node.operator, Trait.RESHAPING) or not value.type.is_ranked:
         return value

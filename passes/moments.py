@@ -21,10 +21,10 @@ _ROWS = 8
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What a layer reads.
+    """The moments of what a layer reads.
 
     Attributes:
-        mean: of each channel, float64 `[K]`.
+        mean: the mean of each channel, float64 `[K]`.
         moment: the mean over rows of `x^T x`, float64 `[K, K]`, or of its diagonal alone, `[K]`.
     """
 
@@ -33,13 +33,13 @@ class Inputs:
 
     @property
     def covariance(self) -> np.ndarray:
-        """What varies: the moment around the mean, which a bias can stand for."""
+        """The moment around the mean: that of what varies, since a bias can stand for the mean."""
         return self.moment - (np.outer(self.mean, self.mean) if self.moment.ndim == 2 else np.square(self.mean))
 
 
 @dataclass(slots=True)
 class _Sums:
-    """Sums over rows less a shift near their mean, which single precision is enough for as far as few are added."""
+    """Sums over rows less a shift near their mean: single precision is enough for the few rows of one batch."""
 
     shift: "Tensor"
     moment: np.ndarray
@@ -67,16 +67,16 @@ def observe(
     widest: int | None = None,
     enough: int | None = None,
 ) -> dict[Read, Inputs]:
-    """Observe values; nothing of those that hold no rows, or numbers that are not finite.
+    """Take the moments of values; those that hold no rows, or numbers that are not finite, are left out.
 
     Args:
-        graph: that is run.
-        reads: values of it.
-        batches: of inputs.
-        context: to whom progress is reported.
-        widest: the channels beyond which a diagonal is all that is held of a moment.
-        enough: batches behind which no more are run, as soon as there were `_ROWS` rows for each channel of every
-            value; all are run where it is None.
+        graph: the graph to run.
+        reads: the values to observe.
+        batches: the inputs, one batch after another.
+        context: the context that progress is reported to.
+        widest: the number of channels above which only a moment's diagonal is held; None for no bound.
+        enough: the number of batches after which no more are run, as soon as there were `_ROWS` rows for each channel
+            of every value; None to run all.
     """
     reads = list(dict.fromkeys(reads))
     nothing = Inputs(np.empty(0), np.empty(0))

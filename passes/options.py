@@ -26,12 +26,12 @@ class Option:
     """An option of a pass.
 
     Attributes:
-        name: of the field.
+        name: the field's name.
         type: int, float, bool, str or a tuple of str.
-        default: its value where none is given.
-        choices: the texts that it may be; empty where it may be any.
-        bounds: of a number.
-        unit: of a number, a key of `_UNITS`; empty where it has none.
+        default: the value where none is given.
+        choices: the texts that the value may be; empty where it may be any.
+        bounds: the bounds of a number.
+        unit: the unit of a number, a key of `_UNITS`; empty where it has none.
     """
 
     name: str
@@ -42,10 +42,10 @@ class Option:
     unit: str = ""
 
     def parse(self, value: Any) -> Any:
-        """A value from its text, or from one that is of about the right type already.
+        """Read a value from its text, or from a value of about the right type.
 
         Raises:
-            ValueError: it is of another type.
+            ValueError: the value is of another type.
         """
         match value:
             case str():
@@ -79,7 +79,7 @@ class Option:
         """Hold a value to the choices and the bounds.
 
         Raises:
-            ValueError: it is none of those, or outside of these.
+            ValueError: the value is none of the choices, or out of bounds.
         """
         if self.choices and value not in self.choices:
             raise ValueError(f"can't be {value!r}{nearest(value, self.choices)}")
@@ -158,7 +158,7 @@ def check_options(step: Any) -> None:
     """Hold the options of a pass to their ranges and choices.
 
     Raises:
-        UsageError: naming the pass and the option.
+        UsageError: an option is out of its range or none of its choices; the error names it and the pass.
     """
     for option in options_of(type(step)).values():
         try:
@@ -168,12 +168,12 @@ def check_options(step: Any) -> None:
 
 
 def read_options(kind: type, name: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The values of options from texts, or from values already of the right type.
+    """Read the values of options from texts, or from values already of the right type.
 
     Args:
-        kind: of the pass.
-        name: by which it was asked for.
-        given: by the options' names.
+        kind: the pass class.
+        name: the name by which the pass was asked for.
+        given: the given values, by the options' names.
 
     Raises:
         UsageError: an option is unknown, or a value is of another type.

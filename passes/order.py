@@ -18,11 +18,11 @@ def check_order(passes: Sequence[Pass], classes: Sequence[type[Pass]]) -> None:
     """Hold a pipeline to what its passes declare, before any of them runs.
 
     Args:
-        passes: in order.
-        classes: of all passes that there are, to say which one would help.
+        passes: the passes in order.
+        classes: the classes of all passes, to say which one would help.
 
     Raises:
-        UsageError: naming the pass, what it lacks, and how to mend it.
+        UsageError: a pass comes too early or lacks a property; the error names both, and says how to mend it.
     """
     steps = list(flattened(passes))
     names = [step.name for step in steps]
@@ -39,7 +39,7 @@ def check_order(passes: Sequence[Pass], classes: Sequence[type[Pass]]) -> None:
 
 
 def flattened(passes: Sequence[Pass]) -> Iterator[Pass]:
-    """The passes with those of groups in their place."""
+    """The passes, each group replaced by its members."""
     for step in passes:
         if isinstance(step, Group):
             yield from flattened(step.steps)

@@ -97,9 +97,9 @@ def make_passes(name: str, options: Mapping[str, Any], steps: tuple[Pass, ...] |
     """The passes of one step; option values are texts, or values already of the right type.
 
     Args:
-        name: of a pass or preset.
-        options: by name.
-        steps: that a group is made of; None for any other pass.
+        name: the name of a pass or preset.
+        options: the options by name.
+        steps: the passes that a group is made of; None for any other pass.
 
     Raises:
         UsageError: the name or an option is unknown, or a value doesn't fit.
@@ -123,7 +123,7 @@ def _without(preset: str, names: str | Sequence[str]) -> tuple[Pass, ...]:
     """The passes of a preset without some of them.
 
     Raises:
-        UsageError: one is not among them.
+        UsageError: a name is not among the preset's passes.
     """
     passes = preset_passes(preset)
     known = {step.name for step in passes}
@@ -144,7 +144,7 @@ def find_pass(name: str) -> type[Pass]:
     """The pass class of a name or of `module:Class`; of a rewrite rule, a class that applies it.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such pass.
     """
     if ":" not in name:
         kind = _class_named(name)
@@ -174,7 +174,7 @@ def plugged_pass(plugin: Plugin) -> type[Pass]:
     """The pass class that another package brings, or one that applies its rewrite rule.
 
     Raises:
-        UsageError: it can't be loaded, is neither, or has another name than its entry point; the package is named.
+        UsageError: the object can't be loaded, is neither, or isn't named as its entry point; the package is named.
     """
     found = _pass_of(plugin.load(), plugin.entry.value)
     if isinstance(found, str):

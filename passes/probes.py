@@ -25,7 +25,7 @@ _PROBE_SIZES = (
 )
 """Sizes in two random probes: of the dimension that the first input begins with, and of all others that are open."""
 _LIGHT = 4
-"""As many of these, the first ones, are tried for one at which types hold; the others take large models minutes."""
+"""How many of these, the first ones, are tried for one at which types hold; the others take large models minutes."""
 
 _SAMPLES = 2
 """How many samples of a batch are a probe: another one costs a run after every pass, and tells little more."""
@@ -39,8 +39,8 @@ def run_graph(graph: Graph, probes: Sequence[Feeds], *, held_to_types: bool = Fa
     """The graph's outputs on each probe, from the interpreter.
 
     Args:
-        graph: to run.
-        probes: its inputs.
+        graph: the graph to run.
+        probes: the inputs to run it on.
         held_to_types: whether every tensor must have the shape that its type declares.
 
     Raises:
@@ -72,7 +72,7 @@ class _Shapes:
             raise CheckError(f"{value!r}{where} came out with the shape {list(shape)}: its type is wrong")
 
     def _fits(self, dim: Dim, size: int) -> bool:
-        """Whether a dimension may be of a size; a symbol that is met for the first time may."""
+        """Whether a dimension may have a size; a symbol that is met for the first time may have any."""
         if isinstance(dim, str) and symbols(dim) == frozenset((dim,)):
             return self._sizes.setdefault(dim, size) == size
         if not self._sizes.keys() >= symbols(dim):
@@ -86,11 +86,11 @@ def make_probes(
     """Inputs for the numeric check: real ones where there is calibration data, random ones otherwise.
 
     Args:
-        graph: that runs on them.
-        calibration: the real ones, of whose batches the first samples are enough.
-        seed: of the random ones.
-        count: of the real ones.
-        held_to_types: whether random ones must be of sizes at which every tensor has the shape that its type declares;
+        graph: the graph that runs on the probes.
+        calibration: batches of real inputs, of which the first samples are taken; empty where there are none.
+        seed: the seed of random inputs.
+        count: how many batches of real inputs are taken.
+        held_to_types: whether random inputs must have sizes at which every tensor has the shape that its type declares;
             such sizes are preferred in any case.
 
     Raises:
@@ -133,9 +133,9 @@ def first_samples(feeds: Feeds, shapes: Mapping[str, Sequence[Dim] | None], coun
 
     Args:
         feeds: the batch.
-        shapes: of the model's inputs by name, the first of which begins with the batch dimension; None where the rank
-            is unknown.
-        count: how many samples.
+        shapes: the shapes of the model's inputs by name, the first of which begins with the batch dimension; None where
+            the rank is unknown.
+        count: the number of samples.
     """
     first = next(iter(shapes.values()), None)
     batch = first[0] if first else None
@@ -151,11 +151,11 @@ def first_samples(feeds: Feeds, shapes: Mapping[str, Sequence[Dim] | None], coun
 
 
 def run_edges(graph: Graph, probe: Feeds) -> tuple[list[Feeds], list[Outputs]]:
-    """A probe's shapes with edge values and what a graph gives for them; nothing if it doesn't run on them.
+    """A probe with edge values in it, and a graph's outputs on that; nothing where the graph doesn't run on it.
 
-    Half of the floats, and of few all, are zeros of both signs, ones, and numbers so small or large that functions are
-    linear or saturate; the rest is the probe's. Whole numbers are zeros, or, where the model doesn't take these, the
-    probe's.
+    Half of the floats, or all where they are few, become zeros and ones of both signs, and numbers so small or large
+    that functions are linear or saturate; the rest stay the probe's. Whole numbers become zeros, or stay the probe's
+    where the model doesn't take zeros.
     """
     generator = np.random.default_rng(0)
     arrays = {
@@ -190,7 +190,7 @@ def _random(value: Value, own: Mapping[str, int], size: int, generator: np.rando
 
 
 def random_array(dtype: DType, shape: Sequence[int], generator: np.random.Generator) -> np.ndarray:
-    """A random array for an input: normal floats; or 0s and 1s, valid as indices and masks, for texts as digits."""
+    """A random array for an input: normal floats; otherwise 0s and 1s, valid as indices and masks, or their digits."""
     if dtype is DType.string:
         return generator.integers(0, 2, shape).astype(str).astype(object)
     if not dtype.is_float:

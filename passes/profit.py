@@ -17,7 +17,7 @@ _CHANCE = 0.004
 
 
 def named(graph: Graph) -> Graph:
-    """A copy whose nodes have the name of their first output for a module, by which their times are told apart."""
+    """A copy in which each node's module is the name of its first output, so that times are told apart by node."""
     copy = graph.clone()
     for node in copy.nodes:
         node.location = Location(node.outputs[0].name)
@@ -25,7 +25,7 @@ def named(graph: Graph) -> Graph:
 
 
 def slower(profile: Profiler, before: Graph, after: Graph) -> str:
-    """Why a graph is not worth having instead of another one, since it is slower; empty where it isn't."""
+    """Why a graph is not worth having in place of another one: how much slower it is; empty where it isn't slower."""
     old, new = profile([before, after], by_layer=False, settled=_is_faster)
     low, middle = np.quantile(new.rounds / old.rounds, (0.25, 0.5)).tolist()
     if low <= _NOISE or new.seconds - old.seconds <= _LEAST:

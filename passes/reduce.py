@@ -24,9 +24,9 @@ def reduce(
     """A part of a graph that still fails, and of which no node can be left out; all of it if no part fails.
 
     Args:
-        graph: that fails; it is left as it is.
-        fails: whether a part does. What it raises itself counts as no, since such a part fails otherwise.
-        progress: told how many nodes are gone, of how many.
+        graph: the graph that fails; it is left as it is.
+        fails: whether a part of the graph fails. A `PlanishError` counts as no, since such a part fails otherwise.
+        progress: called with a description, how many nodes a part lacks, and how many there are in all.
     """
     total = len(graph)
 

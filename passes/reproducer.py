@@ -50,20 +50,20 @@ class Reproducer:
     """A pipeline that fails, with what it fails on.
 
     Attributes:
-        graph: that it starts from.
-        pipeline: as text.
-        target: name or file of the target.
-        seed: of the passes.
-        calibration: batches that they are given.
-        error: how it failed.
-        backend: that compiles the result; empty if passes are what fails.
+        graph: the graph that the pipeline starts from.
+        pipeline: the pipeline as text.
+        target: the name or the file of the target.
+        seed: the seed of the passes.
+        calibration: the calibration batches that the passes are given.
+        error: the error that the pipeline failed with.
+        backend: the backend that compiles the result; empty if a pass is what fails.
         machine: the target itself, where no name or file says it.
-        verification: what is checked.
-        probes: that graphs are compared on; made of the data, or at random, where there are none.
-        labels: of the calibration batches; empty where there are none.
-        metric: that is computed with labels, if any.
-        timed: the backend that passes time graphs on, if any.
-        folder: that names of files and functions are relative to.
+        verification: what is checked after each pass.
+        probes: the inputs that graphs are compared on; where there are none, they are made of the data or at random.
+        labels: the labels of the calibration batches; empty where there are none.
+        metric: the metric that is computed with the labels; empty for none.
+        timed: the backend that passes time graphs on; empty for none.
+        folder: the folder that the names of files and functions are relative to.
     """
 
     graph: Graph
@@ -83,13 +83,13 @@ class Reproducer:
 
     @property
     def context(self) -> PassContext:
-        """What the passes run in."""
+        """The context that the passes run in."""
         target = load_target(self.target)
         return PassContext(target, self.graph, self.calibration, self.seed, probes=self.probes, labels=self.labels)
 
     @property
     def probed(self) -> "Reproducer":
-        """The reproducer with its very probes, unless they are data, since another version of numpy may make others."""
+        """The reproducer with its random probes, if it has any, since another version of numpy may draw others."""
         if self.probes or self.calibration or self.verification.level != "numeric":
             return self
         with suppress(PlanishError):
@@ -97,10 +97,10 @@ class Reproducer:
         return self
 
     def run(self) -> Graph:
-        """What the pipeline makes of the graph, which is left as it is; it is checked as it was.
+        """Run the pipeline on a copy of the graph, with the checks that it had, and return the copy.
 
         Raises:
-            PlanishError: it fails.
+            PlanishError: the pipeline fails.
         """
         graph = self.graph.clone()
         PassManager(parse_pipeline(self.pipeline), verify=self.verification).run(graph, self.context)
@@ -110,7 +110,7 @@ class Reproducer:
         """Write the folder, whole or not at all; a reproducer that is there is replaced.
 
         Raises:
-            UsageError: there is something else, the disk is full, or nothing may be written there.
+            UsageError: the folder holds something else, the disk is full, or nothing may be written there.
         """
         description = {
             "pipeline": self.pipeline,
@@ -147,7 +147,7 @@ class Reproducer:
 def _save_batches(batches: Sequence[Feeds], path: Path) -> None:
     arrays: dict[str, Any] = {}
     for number, feeds in enumerate(batches):
-        if not feeds:  # which a graph without inputs is given
+        if not feeds:  # a graph without inputs is given none
             arrays[f"{number}/"] = np.empty(0)
         for name, array in feeds.items():
             if not isinstance(array, np.ndarray):  # pyright: ignore[reportUnnecessaryIsInstance] -- a sequence's
@@ -160,7 +160,7 @@ def _read_batches(path: Path, graph: Graph) -> list[Feeds]:
     """The batches of a file, held to the inputs of a graph; none if there is no file.
 
     Raises:
-        ModelError: it is broken, or doesn't fit.
+        ModelError: the file is broken, or doesn't fit the inputs.
     """
     batches: dict[str, dict[str, np.ndarray]] = {}
     types = {value.name: value.type for value in graph.inputs}
@@ -188,7 +188,7 @@ def is_reproducer(reference: str) -> bool:
 
 
 def read_reproducer(folder: Path) -> Reproducer:
-    """Read the folder.
+    """Read a reproducer from its folder.
 
     Raises:
         ModelError: something in it is missing or broken.
@@ -223,8 +223,8 @@ def reproducing(case: Reproducer, again: Callable[[Reproducer], object] = Reprod
     """Leave a reproducer where passes crash or fail a check, and say so in the error.
 
     Args:
-        case: what is run.
-        again: runs what was written.
+        case: the pipeline that is run.
+        again: runs the reproducer that was written.
 
     Raises:
         CheckError: a pass failed a check.
@@ -246,12 +246,12 @@ def _failed(case: Reproducer, error: Exception) -> Reproducer:
 
 
 def leave(case: Reproducer, again: Callable[[Reproducer], object] | None = Reproducer.run) -> str:
-    """Write a reproducer to where temporary files are; returns what to do with it, from a new line on.
+    """Write a reproducer into a temporary folder; returns a new line and what to do with the folder.
 
     Args:
-        case: to write.
-        again: runs what was written, since one that doesn't fail would send people after what isn't there; None where
-            it is known to fail.
+        case: the reproducer to write.
+        again: runs the reproducer that was written, since one that doesn't fail would send people after what isn't
+            there; None where it is known to fail.
     """
     folder = None
     try:
@@ -271,7 +271,7 @@ def leave(case: Reproducer, again: Callable[[Reproducer], object] | None = Repro
 
 
 def _outcome(case: Reproducer, again: Callable[[Reproducer], object], folder: Path) -> str:
-    """What happens in place of the failure that was written; empty where it fails in that way again."""
+    """What a written reproducer does instead of failing as before; empty where it fails in the same way."""
     try:
         again(read_reproducer(folder))
     except Exception as error:  # of any kind, as before
@@ -281,9 +281,9 @@ def _outcome(case: Reproducer, again: Callable[[Reproducer], object], folder: Pa
 
 
 def symptom(error: str) -> str:
-    """Return what an error says up to a number or the name of a value, by which another graph may fail in the same way.
+    """Return an error's text up to a number or the name of a value, which is the same for graphs that fail alike.
 
-    That is the exception or the check, with the pass and mostly the operator.
+    The text names the exception or the check, with the pass and mostly the operator.
     """
     return _END.split(error, maxsplit=1)[0]
 

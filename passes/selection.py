@@ -10,11 +10,11 @@ from ..ir.graph import Node
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Nodes by globs on the module path of their layer, their operator, or the names of their outputs.
+    """A selection of nodes by globs on the module path of their layer, their operator, or the names of their outputs.
 
     Attributes:
-        rows: pairs of `only` and `skip`. Every pair must let a node pass: one of `only` matches it, unless there is
-            none, and none of `skip` does.
+        rows: pairs of `only` and `skip`. For every pair, a selected node matches some glob of `only`, unless there is
+            none, and no glob of `skip`.
         barred: names of outputs whose nodes are left as they are.
     """
 
@@ -22,7 +22,7 @@ class Selection:
     barred: frozenset[str] = frozenset()
 
     def narrowed(self, only: Sequence[str], skip: Sequence[str]) -> Self:
-        """What these globs leave of the selection."""
+        """The selection, narrowed by these globs, too."""
         return replace(self, rows=(*self.rows, (tuple(only), tuple(skip))))
 
     def __contains__(self, node: Node) -> bool:
@@ -38,7 +38,7 @@ class Selection:
         return all((not only or matches(only)) and not matches(skip) for only, skip in self.rows)
 
     def unmatched(self, nodes: Iterable[Node]) -> list[str]:
-        """The globs that match none of some nodes."""
+        """The globs that match none of the given nodes."""
         left = list(dict.fromkeys(glob for row in self.rows for globs in row for glob in globs))
         for node in nodes if left else ():
             names = _names(node)

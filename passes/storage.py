@@ -14,10 +14,10 @@ _MOST_BYTES = 1 << 28
 
 
 class Storage(Generic[Key, Item]):
-    """Dictionaries by number; what is no tensor in them, which is little and small, stays in memory.
+    """Dictionaries of tensors by number; other values in them, few and small, always stay in memory.
 
     Args:
-        folder: for files, with nothing else in it.
+        folder: the folder for the files, with nothing else in it.
         most_on_disk: the bytes that all files together may take up.
     """
 
@@ -61,7 +61,7 @@ class Storage(Generic[Key, Item]):
         return {**self._held[number], **dict(zip(spilled, loaded, strict=True))}
 
     def take(self, number: int) -> dict[Key, Item]:
-        """What was kept under a number, which has nothing from here on."""
+        """Remove what is kept under a number, and return it."""
         values = self.get(number)
         del self._held[number]
         size = self._sizes.pop(number)

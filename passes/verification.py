@@ -32,7 +32,7 @@ class Verification:
 
     @classmethod
     def of(cls, given: "Verification | Mapping[str, Any] | str") -> "Verification":
-        """What a mapping of these settings means, or a text such as `numeric,rtol=0.01,probes=4`.
+        """Read a mapping of these settings, or a text such as `numeric,rtol=0.01,probes=4`.
 
         Raises:
             UsageError: a setting is unknown, or a value makes no sense.

@@ -14,11 +14,11 @@ if TYPE_CHECKING:  # listing the passes must not import torch
 
 
 class Walk:
-    """A graph, and what is alive of each batch where the walk has come to.
+    """A graph, and the values of each batch that are alive at the node that the walk has reached.
 
     Attributes:
-        constants: of the graph, as they are from here on.
-        interpreter: of the graph.
+        constants: the graph's constants as the nodes that follow read them.
+        interpreter: the interpreter that runs the graph.
     """
 
     def __init__(self, graph: Graph, batches: Sequence[Feeds], storage: "Storage[Value, Held]") -> None:
@@ -32,7 +32,7 @@ class Walk:
             storage.put(number, dict(zip(graph.inputs, self.interpreter.arguments(batch), strict=True)))
 
     def advance(self, number: int, start: int, stop: int) -> "dict[Value, Held]":
-        """Run the nodes from `start` to `stop` on a batch; returns all that is alive behind them."""
+        """Run the nodes from `start` to `stop` on a batch; returns all values that are alive after them."""
         values = {**self.constants, **self._storage.take(number)}
         self.interpreter.advance(values, range(start, stop))
         self._storage.put(number, {value: held for value, held in values.items() if value not in self.constants})
@@ -41,6 +41,6 @@ class Walk:
 
 @contextmanager
 def walk(graph: Graph, batches: Sequence[Feeds]) -> "Generator[Walk]":
-    """Stand in front of a graph's first node with all batches."""
+    """Begin a walk with all batches in front of a graph's first node."""
     with workspace() as folder:
         yield Walk(graph, batches, Storage(folder))

@@ -9,7 +9,7 @@ if TYPE_CHECKING:  # listing the passes must not import torch
 
 
 def windows(x: "Tensor", node: Node) -> "Tensor":
-    """What each output position of a convolution reads, a view: `[N, C, *positions, *kernel]`."""
+    """What each output position of a convolution reads, as a view: `[N, C, *positions, *kernel]`."""
     from ..ir.ops.window import pad_last, window  # brings torch, which listing the passes must not
 
     strides, dilations, pads = (node.attributes.get(name) for name in ("strides", "dilations", "pads"))

@@ -24,9 +24,9 @@ class Yardstick:
     """A graph whose outputs are right, up to rounding.
 
     Attributes:
-        graph: that others are held to.
-        probes: its inputs.
-        outputs: the interpreter's on them.
+        graph: the graph that others are compared with.
+        probes: the inputs that the graphs run on.
+        outputs: the graph's outputs on each probe, as the interpreter computes them.
     """
 
     def __init__(self, graph: Graph, probes: Sequence[Feeds], outputs: Sequence[Outputs]) -> None:
@@ -36,11 +36,11 @@ class Yardstick:
 
     @cached_property
     def decides(self) -> bool:
-        """Whether something in the graph depends on its numbers other than continuously."""
+        """Whether some node of the graph depends discontinuously on the numbers that it reads."""
         return bool(decisions(self.graph))
 
     def decided_alike(self, graph: Graph, *, forced: bool = False) -> list[Outputs]:
-        """The outputs of another graph on the probes if it decides as this one; see `decisions.Replay`."""
+        """The outputs of another graph on the probes, made to decide as this one does; see `decisions.Replay`."""
         pairs = zip(self.probes, self._records, strict=True)
         return [replayed(graph, probe, record, forced=forced) for probe, record in pairs]
 
@@ -64,7 +64,7 @@ class Yardstick:
         )
 
     def _move(self, number: int, name: str) -> float:
-        """Twice as far as numbers of an output go when all on the way are nudged."""
+        """Twice the largest move of an output's numbers when all numbers on the way to it are nudged."""
         expected = self.outputs[number][name]
         pairs = [(expected, run[name]) for run in self._nudged(number) if name in run]
         moves = [largest_difference(*pair) if pair[0].shape == pair[1].shape else float("inf") for pair in pairs]
@@ -80,7 +80,7 @@ class Yardstick:
         return {}
 
     def _run_nudged(self, number: int, seed: int) -> Outputs:
-        import torch  # which listing the passes must not
+        import torch  # listing the passes must not import it
 
         from ..ir.interpreter import Interpreter
 
@@ -121,7 +121,7 @@ class Yardstick:
         return self.decided_alike(graph) if self.decides else run_graph(graph, self.probes)
 
     def _largest_move(self, name: str, runs: Sequence[Sequence[Outputs]]) -> float:
-        """The largest error among runs, without those that came out in other shapes, of which it says nothing."""
+        """The largest relative error of an output among runs, without those in which its shape differs."""
         pairs = [pair for run in runs for pair in zip(self.outputs, run, strict=True) if all(name in it for it in pair)]
         alike = [pair for pair in pairs if pair[0][name].shape == pair[1][name].shape]
         return max((relative_error(name, [expected], [moved]) for expected, moved in alike), default=0.0)

@@ -22,10 +22,10 @@ class Cpu:
 
     Attributes:
         architecture: `x86_64`, `aarch64`, or whatever Linux calls it.
-        vendor: as the CPU says it: a name on x86, a number on AArch64; empty where nothing says it.
+        vendor: the vendor as the CPU says it: a name on x86, a number on AArch64; empty where nothing says it.
         part: the vendor's number of the design on AArch64.
-        features: all that the system names, instruction sets among them.
-        threads: that it runs side by side; 0 where nothing says it.
+        features: all features that the system names, instruction sets among them.
+        threads: the number of threads that it runs side by side; 0 where nothing says it.
     """
 
     architecture: str

@@ -19,7 +19,7 @@ class Feature:
 
     Attributes:
         llvm: LLVM's name of it.
-        needs: the sets that it builds on, without those that these build on.
+        needs: the sets that it builds on directly.
     """
 
     llvm: str
@@ -112,7 +112,7 @@ def usable(architecture: str, visible: Iterable[str]) -> frozenset[str]:
     """The instruction sets of a machine that a compiler may be told of: those whose whole foundation is visible too.
 
     Args:
-        architecture: of the machine.
+        architecture: the architecture of the machine.
         visible: the names that its system shows, others than instruction sets among them.
     """
     table, shown = FEATURES.get(architecture, {}), frozenset(visible)
@@ -123,8 +123,8 @@ def closed(architecture: str, names: Iterable[str]) -> frozenset[str]:
     """Instruction sets with all that they build on.
 
     Args:
-        architecture: that they belong to.
-        names: of the sets.
+        architecture: the architecture that they belong to.
+        names: the names of the sets.
 
     Raises:
         UsageError: a name is unknown; the nearest one is suggested.

@@ -105,9 +105,9 @@ class Detection:
     """What is known of a CPU that a target was made from.
 
     Attributes:
-        cpu: as its system describes it.
+        cpu: the CPU as its system describes it.
         nearest: archspec's name of the design that it is the most like.
-        hidden: what that design has and the system doesn't show.
+        hidden: the features that the nearest design has and the system doesn't show.
         unfounded: instruction sets that the system shows without one that they build on, so that nothing uses them.
     """
 
@@ -205,10 +205,10 @@ def _read(path: Path) -> Target:
 
 
 def _content(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """What a file says, with what it leaves to the target that it extends: of a file beside it, or of planish's.
+    """What a file says, completed by the target that it extends: a file beside it, or one of planish's own.
 
     Args:
-        path: of the file.
+        path: the path of the file.
         extending: the files that extend it.
     """
     try:

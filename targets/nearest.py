@@ -35,14 +35,14 @@ def names() -> tuple[str, ...]:
 
 
 def nearest_to(cpu: Cpu, features: frozenset[str]) -> Microarchitecture | None:
-    """The design that differs from a CPU in the fewest instruction sets, among those of its vendor and those of none.
+    """The design that differs from a CPU in the fewest instruction sets, among those of its vendor and generic ones.
 
     Args:
-        cpu: that is described.
+        cpu: the CPU that is described.
         features: its instruction sets, as far as `FEATURES` lists them.
 
     Returns:
-        None for an architecture that planish doesn't know.
+        The design; None for an architecture that planish doesn't know.
     """
     vendor = TARGETS_JSON["conversions"]["arm_vendors"].get(cpu.vendor, cpu.vendor)
     kin = [known for known in archspec.cpu.TARGETS.values() if known.family.name == cpu.architecture]

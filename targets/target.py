@@ -9,9 +9,10 @@ class Int8:
     """How 8-bit integer kernels behave on a target.
 
     Attributes:
-        activation: element type of quantized activations: `uint8` or `int8`.
-        weight_bits: 8, or 7 where the multiply-add of 8-bit pairs saturates in 16 bits (x86 before VNNI).
-        operators: those whose integer kernel is faster than float, by backend.
+        activation: the element type of quantized activations: `uint8` or `int8`.
+        weight_bits: the bits of a weight: 8, or 7 where the multiply-add of 8-bit pairs saturates in 16 bits (x86
+            before VNNI).
+        operators: the operators whose integer kernel is faster than float, by backend.
         dynamic_operators: the same for weights in int8 and activations quantized at run time.
     """
 
@@ -26,14 +27,14 @@ class Target:
     """A machine.
 
     Attributes:
-        name: of the TOML file, or `native`.
+        name: the name of the TOML file, or `native`.
         description: one line for `planish targets`.
         architecture: `x86_64` or `aarch64`.
         mcpu: LLVM's name of the CPU that instructions are ordered for, such as `znver4`; it says nothing of what there
             is.
         features: instruction sets that a compiler may use, all that they build on among them, as Linux and archspec
             call them (`avx512_vnni`); `targets.features` lists them.
-        threads: that an executable should use.
+        threads: the number of threads that an executable should use.
         fused: the fused operators that are faster than what they are made of, by backend; where a backend is missing,
             all that it runs are taken to be.
         int8: what is legal and profitable in 8-bit integers; None where nothing is.

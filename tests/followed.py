@@ -29,9 +29,9 @@ class Block:
     """A block of code of a page.
 
     Attributes:
-        language: what stands behind the fence.
+        language: the word behind the fence.
         title: the name of the file that it is; empty where it is none.
-        text: between the fences.
+        text: the text between the fences.
         reason: why it isn't run; empty where it is.
     """
 

@@ -23,7 +23,7 @@ def diagnosis(graph: Graph, name: Callable[[Node], str], fault: Callable[[Graph]
         fault: returns why the runtime can't run a graph; nothing if it can.
 
     Returns:
-        Nothing if every node can be run by itself.
+        The explanation; empty if every node can be run by itself.
     """
     tried: set[str] = set()
     nodes = (node for part in nested(graph) for node in part.nodes)

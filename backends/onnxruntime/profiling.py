@@ -40,8 +40,8 @@ def node_times(legal: Sequence[Graph], target: "Target", feeds: Mapping[str, np.
     """Time the operators of graphs one by one, while all of a graph's run, and the graphs in turn.
 
     Args:
-        legal: that the runtime can run.
-        target: with the number of threads.
+        legal: the graphs, which the runtime can run.
+        target: the target, with the number of threads.
         feeds: one inference's inputs.
     """
     return timed_in_turn(lambda graph, folder: _Watched(graph, target, folder), legal, feeds)
@@ -51,9 +51,9 @@ class _Watched(WatchedGraph):
     """A graph in a session that profiles.
 
     Args:
-        graph: whose nodes are timed.
-        target: with the number of threads.
-        folder: for what the runtime writes.
+        graph: the graph whose nodes are timed.
+        target: the target, with the number of threads.
+        folder: the folder for what the runtime writes.
     """
 
     def __init__(self, graph: Graph, target: "Target", folder: Path) -> None:
@@ -141,7 +141,7 @@ class _Owners:
 
 
 def _computed_by(node: Node, kernel: str) -> Node:
-    """The node that a kernel is for, where the runtime has fused the one that it was found by with that before it.
+    """The node that a kernel is for, where the runtime has fused the node found by its name with the one before it.
 
     A change of layout around a convolution with an activation counts for the convolution, as both do.
     """

@@ -71,7 +71,7 @@ class Tvm(Backend):
             database: the measured times.
             source: the file of the database.
             checks_kernels: whether kernels that nobody has checked are held to the interpreter, which takes a second
-                build; not needed by who compares the results of the whole model with the interpreter's anyway.
+                build; callers that compare the whole model's results with the interpreter's anyway don't need it.
             is_strict: whether a kernel that the compiler dies over ends the build, instead of a plainer one
                 taking its place.
         """

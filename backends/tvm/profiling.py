@@ -26,8 +26,8 @@ def node_times(legal: Sequence[Graph], target: "Target", feeds: Mapping[str, np.
     A kernel counts for the last of the nodes that are fused in it.
 
     Args:
-        legal: with their constants folded.
-        target: with the number of threads.
+        legal: the graphs, legal and with their constants folded.
+        target: the target, with the number of threads.
         feeds: one inference's inputs.
     """
     return timed_in_turn(lambda graph, folder: _Watched(graph, target, folder), legal, feeds)
@@ -37,9 +37,9 @@ class _Watched(WatchedGraph):
     """A compiled graph whose kernels are timed.
 
     Args:
-        graph: whose nodes are timed.
-        target: with the number of threads.
-        folder: for what is compiled.
+        graph: the graph whose nodes are timed.
+        target: the target, with the number of threads.
+        folder: the folder for what is compiled.
     """
 
     def __init__(self, graph: Graph, target: "Target", folder: Path) -> None:

@@ -20,7 +20,7 @@ from .errors import ADVICE
 
 
 def always(node: Node) -> bool:
-    """Hold of every node of an operator."""
+    """The condition that holds for every node of an operator."""
     return True
 
 

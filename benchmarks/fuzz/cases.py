@@ -43,9 +43,9 @@ class Format:
     """A format of files.
 
     Attributes:
-        file: the name of a case.
+        file: the name of a case's file.
         mutate: makes a case.
-        read: what is done with it.
+        read: reads a case.
     """
 
     file: str

@@ -177,7 +177,7 @@ def can_mount() -> bool:
 
 @contextmanager
 def mounted(path: Path) -> Iterator[Callable[[int], None]]:
-    """While this lasts, a folder is a disk of its own; yields what changes the size of that."""
+    """Make a folder a disk of its own, as long as this lasts; yields a function that changes the disk's size."""
 
     def mount(options: str) -> None:
         command = ["mount", "-t", "tmpfs", "-o", options, "planish-soak", str(path)]

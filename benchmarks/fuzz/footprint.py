@@ -18,10 +18,10 @@ class Footprint:
     """What a process holds at a moment.
 
     Attributes:
-        memory: bytes that are its own, and that it has written to.
-        libraries: of artifacts that are mapped.
-        files: that are open.
-        threads: that it has.
+        memory: the bytes that are the process's own, and that it has written to.
+        libraries: the number of artifacts' libraries that are mapped.
+        files: the number of open files.
+        threads: the number of threads.
     """
 
     memory: int
@@ -45,7 +45,7 @@ class Footprint:
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """All but the memory."""
+        """The footprint without the memory."""
         return {name: count for name, count in asdict(self).items() if name != "memory"}
 
 

@@ -40,8 +40,8 @@ def check_graphs(first: str, offsets: tuple[str, ...]) -> dict[str, Outcome]:
     A graph that comes alone is built as users' are, each backend in a process of its own.
 
     Args:
-        first: the number that the others are counted from.
-        offsets: what is added to it.
+        first: the number that the graphs are counted from.
+        offsets: the distance of each graph's number from it.
     """
     outcomes: dict[str, Outcome] = {}
     samples: dict[str, Sample] = {}

@@ -13,7 +13,7 @@ from .footprint import Footprint, compiler, growth, peak_growth, settled
 from .models import batch, model, optimized
 
 MOST_BYTES = 20_000
-"""A cycle that a process may grow by."""
+"""Bytes that a process may grow by in a cycle."""
 _NARROWEST = 16
 """Channels of the narrowest model; others come in no order, so that none needs more than those before it by rule."""
 _GROWTH = {"the process": growth, "the compiler": peak_growth}
@@ -25,7 +25,7 @@ class Leaks:
     """What stayed of many cycles.
 
     Attributes:
-        grown: bytes a cycle, by the process: the one that calls, and TVM's compiler where there is one.
+        grown: the bytes that a process grows by in a cycle: the one that calls, and TVM's compiler where there is one.
         left: what else a process holds at the end and didn't before.
     """
 
@@ -42,8 +42,8 @@ def cycles(name: str, count: int) -> Leaks:
     """Many cycles in this process.
 
     Args:
-        name: backend, element type, and whether it is the `same` model each time or a `new` one, of another width.
-        count: how many cycles.
+        name: backend, element type, and whether the model is the `same` each time or a `new` one of another width.
+        count: the number of cycles.
     """
     backend, dtype, which = name.split(":")
     held: dict[str, list[Footprint]] = {who: [] for who in _GROWTH}

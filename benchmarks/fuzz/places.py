@@ -52,7 +52,7 @@ class Place:
     """A folder in which builds happen.
 
     Attributes:
-        folder: with the models, and the three folders that builds write into.
+        folder: the folder, with the models and the three folders that builds write into.
     """
 
     folder: Path
@@ -115,7 +115,7 @@ class Place:
         """Which model the artifact is of: it is loaded and run.
 
         Args:
-            others: what else it may be: `none`, where nothing was there before.
+            others: the other states that are right: `none`, where nothing was there before.
         """
         running = self.fork(self._state)
         running.wait()
@@ -154,7 +154,7 @@ class Place:
             time.sleep(0.02)
 
     def _processes(self) -> list[int]:
-        """Those that have this place in their environment."""
+        """The processes that have this place in their environment."""
         found, mark = list[int](), f"PLANISH_CACHE={self.cache}\0".encode()
         for path in Path("/proc").glob("[0-9]*/environ"):
             with suppress(OSError):
@@ -168,8 +168,8 @@ class Running:
     """A process that was started.
 
     Attributes:
-        number: of the process.
-        log: what it says.
+        number: the number of the process.
+        log: the file of what it says.
         process: the process, if it isn't a fork.
     """
 

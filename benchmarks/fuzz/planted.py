@@ -244,8 +244,8 @@ def fail(name: str, run: Callable[..., tuple[int, str]]) -> str | None:
     """What a build in the working folder says, or None if it ends well.
 
     Args:
-        name: of the case, whose fault is planted.
-        run: a command.
+        name: the name of the case, whose fault is planted.
+        run: runs a command; returns its exit code and what it says.
     """
     what = name.partition(" ")[0]
     if what == "mistake":

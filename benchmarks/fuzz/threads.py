@@ -27,8 +27,8 @@ class Called:
     """What many calls gave.
 
     Attributes:
-        calls: how many there were.
-        unequal: what differed, by the number of calls.
+        calls: the number of calls.
+        unequal: the number of calls in which something differed, by what it was.
         memory: bytes of the process after each part of the calls.
     """
 
@@ -47,9 +47,9 @@ def calls(name: str, threads: int, count: int) -> Called:
     """Many calls in this process.
 
     Args:
-        name: backend and element type.
-        threads: that call.
-        count: calls of each thread.
+        name: the backend and the element type.
+        threads: the number of threads that call.
+        count: the number of calls of each thread.
     """
     backend, dtype = name.split(":")
     executable = planish.compile(optimized(model(_WIDTH), dtype), backend)

@@ -16,7 +16,7 @@ from torch import nn
 from .subject import Subject, images
 
 PIXELS = (64, 96, 128, 160, 192, 224, 256)
-"""That are tried, before the size that a model was made for."""
+"""The sizes that are tried before the size that a model was made for."""
 
 
 def names(dynamic: bool) -> list[str]:

@@ -67,8 +67,8 @@ class _Inputs:
     """Makes inputs of a seed.
 
     Attributes:
-        names: of the inputs.
-        layout: which of the orders of axes that are in use for sounds.
+        names: the names of the inputs.
+        layout: the number of the order of axes for sounds, of the `LAYOUTS` that are in use.
     """
 
     def __init__(self, module: PreTrainedModel, names: Sequence[str], layout: int) -> None:

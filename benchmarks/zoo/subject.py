@@ -21,10 +21,10 @@ class Subject:
     """A model of the zoo.
 
     Attributes:
-        module: in evaluation mode, with random weights.
-        inputs: of a seed and of a size; of one size, they differ in their values alone.
-        sizes: that are tried when they are symbolic, the first one for tracing: of the batch, or the length of texts.
-        dynamic_shapes: what is symbolic then.
+        module: the module, in evaluation mode, with random weights.
+        inputs: returns the inputs for a seed and a size; for one size, they differ in their values alone.
+        sizes: the sizes of the batch, or lengths of texts, to try when they are symbolic; the first one is for tracing.
+        dynamic_shapes: the dimensions that are symbolic then, as `planish.trace` takes them; None if there are none.
     """
 
     module: nn.Module

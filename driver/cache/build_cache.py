@@ -29,9 +29,9 @@ class BuildCache:
     """What one build takes from earlier ones, and leaves for later ones.
 
     Args:
-        recipe: of the build.
+        recipe: the recipe of the build.
         scratch: a folder for files of an earlier build.
-        reporter: is warned where nothing can be kept, which no build fails for.
+        reporter: the reporter that is warned where nothing can be kept, which no build fails for.
         is_fresh: whether nothing is taken from earlier builds.
     """
 
@@ -47,7 +47,7 @@ class BuildCache:
 
     @property
     def checkpoints(self) -> Path | None:
-        """The folder for what passes can go on from; None where nothing is kept, or taken from earlier builds."""
+        """A folder of checkpoints that passes go on from; None where nothing is kept, or taken from earlier builds."""
         return None if self._store is None or self._is_fresh else self._store.checkpoints
 
     def recall(self) -> Built | None:
@@ -65,14 +65,14 @@ class BuildCache:
         return None if self._is_fresh else find_build(self._store, self._key(job), self._recipe, self._scratch)
 
     def steps(self, job: "Job", rows: Callable[[], Sequence[PassRow]], history: History) -> KeptSteps | None:
-        """What keeps and finds graphs after steps of the pipeline; None where nothing is kept."""
+        """The instrument that keeps and finds graphs after steps of the pipeline; None where nothing is kept."""
         if self._store is None:
             return None
         keys = step_keys(self._base, job.passes, self._recipe.folder)
         return KeptSteps(self._store, keys, job.passes, rows, history, self._if_possible, is_fresh=self._is_fresh)
 
     def values(self, job: "Job", done: int) -> KeptValues | None:
-        """What keeps arrays that passes compute behind some steps; None where nothing is kept, or taken."""
+        """The instrument that keeps the arrays of passes after some steps; None where nothing is kept, or taken."""
         if self.checkpoints is None:
             return None
         keys = [self._base, *step_keys(self._base, job.passes, self._recipe.folder)]
@@ -89,7 +89,7 @@ class BuildCache:
                 unpack(self._store, self._last(job), parcel)
 
     def keep(self, job: "Job", built: Built) -> None:
-        """Keep a build, and erase what has been kept for the longest time."""
+        """Keep a build, and erase what was asked for least recently beyond the store's bound."""
         if self._store is not None:
             with self._if_possible():
                 keep_build(self._store, self._key(job), built)

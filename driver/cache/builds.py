@@ -21,7 +21,7 @@ _BUILDS, _RECIPES = "artifacts", "recipes"
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """What a build came to, before anything of it is in its place.
+    """The result of a build, before anything of it is in its place.
 
     Attributes:
         artifact: what was measured.
@@ -105,7 +105,7 @@ def recall_recipe(store: Store, key: str) -> str | None:
 
 
 def _content(path: Path) -> memoryview | bytes:
-    """A file's bytes, of which none has to be in memory."""
+    """A file's bytes, mapped into memory."""
     return np.memmap(path, np.uint8, mode="r").data if path.stat().st_size else b""  # nothing can't be mapped
 
 

@@ -30,7 +30,7 @@ class Reading:
     """What was read while a context lasted.
 
     Attributes:
-        paths: of files and of folders that were listed, absolute.
+        paths: the absolute paths of the files that were opened and the folders that were listed.
     """
 
     paths: set[str] = field(default_factory=set[str])
@@ -41,7 +41,7 @@ class Input:
     """A file or a folder as it was when it was read.
 
     Attributes:
-        path: absolute.
+        path: the absolute path.
         digest: the SHA-256 of a file's bytes, or of the names in a folder; empty where there is none.
     """
 
@@ -65,7 +65,7 @@ def reading() -> Generator[Reading]:
 
 
 def inputs(paths: Iterable[str]) -> Sequence[Input]:
-    """What files and folders are like, without those of packages, the system, caches and temporary drafts."""
+    """The digests of files and folders, without those of packages, the system, caches and temporary drafts."""
     elsewhere = _elsewhere()
     return [Input(path, digest_of(Path(path))) for path in sorted(set(map(_source, paths))) if _counts(path, elsewhere)]
 

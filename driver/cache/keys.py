@@ -1,4 +1,4 @@
-"""Keys of what builds keep: hashes of everything that it depends on."""
+"""Keys of what builds keep: hashes of everything that the kept results depend on."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..recipe import Recipe
 
 _FORMAT = 2
-"""To be counted up when what is kept changes its form."""
+"""A number to be raised when what is kept changes its form."""
 
 
 def key(*parts: Any) -> str:
@@ -50,7 +50,7 @@ def surroundings() -> str:
 
 
 def recipe_key(recipe: "Recipe") -> str:
-    """What a recipe asks for, before anything that it names is read."""
+    """A key of what a recipe asks for, before anything that it names is read."""
     return key(
         recipe.model_dump(mode="json", exclude={"output", "budget", "bundle_runtime", "gate", "search"}),
         str(recipe.folder.absolute()),
@@ -69,7 +69,7 @@ def graph_key(graph: Graph) -> str:
 
 
 def job_key(job: "Job") -> str:
-    """What all passes and backends of a build depend on: the model, the data, the target, the seed, the code."""
+    """A key of what all passes and backends of a build depend on: model, data, target, seed and code."""
     recipe = job.recipe
     tuned = "" if recipe.database is None else digest_of(recipe.database)
     labelled = (
@@ -85,9 +85,9 @@ def step_keys(base: str, passes: Sequence[Pass], folder: Path) -> list[str]:
     """A key for the graph after each step of a pipeline.
 
     Args:
-        base: of the job.
+        base: the key of the job.
         passes: the steps.
-        folder: of the recipe, in which options may name files.
+        folder: the folder of the recipe, in which options may name files.
     """
     found: list[str] = []
     for step in passes:
@@ -97,7 +97,7 @@ def step_keys(base: str, passes: Sequence[Pass], folder: Path) -> list[str]:
 
 
 def _foreign(step: Pass, folder: Path) -> list[str]:
-    """Hashes of what a pass uses beside the text of its options: files that they name, and code of others."""
+    """Hashes of what a pass uses beside the text of its options: files that these name, and code outside of planish."""
     texts = [text for it in fields(step) if isinstance(text := getattr(step, it.name), str) and text]
     files = [folder / text.partition("{")[0].partition(":")[0] for text in texts]
     found = [digest_of(path) for file in files if file.is_file() for path in _with_data(file)]
@@ -109,7 +109,7 @@ def _foreign(step: Pass, folder: Path) -> list[str]:
 
 
 def _with_data(file: Path) -> Iterable[Path]:
-    """A file, and those beside it whose names begin with its own, as weights of ONNX models are called."""
+    """A file, and those beside it whose names begin with its name, as those of an ONNX model's weights do."""
     return sorted(file.parent.glob(f"{file.name}*"))
 
 

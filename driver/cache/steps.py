@@ -1,7 +1,7 @@
-"""Graphs after steps of a pipeline, kept while it runs, so that the next run begins behind those that are as they were.
+"""Graphs after steps of a pipeline, kept while it runs, so that the next run begins after the steps that are unchanged.
 
-A graph is its text and its weights, each an object of the store: what a pass leaves as it is is kept once. Steps that
-take no time aren't worth it; the graph before the last one always is, since that is what people try settings of.
+A graph is its text and its weights, each an object of the store: weights that a pass leaves alone are kept once. Steps
+that take no time aren't worth keeping; the graph before the last step always is, since people try settings of the last.
 """
 
 import time
@@ -38,10 +38,10 @@ class Found:
     """Where a pipeline can begin.
 
     Attributes:
-        graph: behind the steps that are done.
-        resumption: what the manager has to know of them.
-        rows: of the source and of their passes.
-        history: of the graph up to there, as `History.plain` has it.
+        graph: the graph after the steps that are done.
+        resumption: what the pass manager has to know of these steps.
+        rows: the rows of the source and of the passes in these steps.
+        history: the history of the graph up to there, as `History.plain` returns it.
     """
 
     graph: Graph
@@ -55,7 +55,7 @@ Parcel = tuple[Any, dict[str, bytes]]
 
 
 def packed(store: Store, key: str) -> Parcel | None:
-    """The graph after a step as it is kept; None if it isn't, or not whole."""
+    """The kept graph after a step; None if it isn't kept, or not whole."""
     record = store.read(_KIND, key)
     if record is None:
         return None
@@ -86,12 +86,12 @@ class KeptSteps(Instrument):
     """Keeps graphs while a pipeline runs, and finds those of earlier runs.
 
     Args:
-        store: where they are kept.
-        keys: of the graph after each step.
+        store: the store that they are kept in.
+        keys: the key of the graph after each step.
         passes: the steps.
-        rows: the rows of the passes so far, when it is asked.
-        history: of the graph.
-        if_possible: what keeping is tried in.
+        rows: a function that returns the rows of the passes so far.
+        history: the history of the graph.
+        if_possible: a function that returns the context that keeping is tried in.
         is_fresh: whether graphs of earlier runs are left alone.
     """
 
@@ -121,7 +121,7 @@ class KeptSteps(Instrument):
         self._unmeasured = next(merging, len(passes))
 
     def find(self) -> Found | None:
-        """The graph after the most steps that is kept whole; None if there is none."""
+        """The graph after the latest step that is kept whole; None if there is none."""
         for done in range(0 if self._is_fresh else len(self._keys), 0, -1):
             if self._unmeasured < done < len(self._keys):
                 continue

@@ -56,7 +56,7 @@ class Store:
 
     @property
     def checkpoints(self) -> Path:
-        """The folder for what passes can go on from after a kill, which they make and erase themselves."""
+        """The folder for checkpoints that passes go on from after a kill; passes make and erase these themselves."""
         return self.folder / "checkpoints"
 
     def put(self, blocks: Iterable[Bytes]) -> str:
@@ -173,7 +173,7 @@ def parse_size(text: str, name: str) -> float:
 
     Args:
         text: what the user has written.
-        name: of what it was written for.
+        name: the flag or environment variable that it was written for.
 
     Raises:
         UsageError: it is no size.
@@ -186,7 +186,7 @@ def parse_size(text: str, name: str) -> float:
 
 @contextmanager
 def _draft(path: Path) -> Generator[Path]:
-    """A file that may take the place of another; it is gone afterwards where it hasn't."""
+    """A draft that may be moved to a path; it is erased afterwards where it wasn't."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with beside(path) as folder, writing(path):

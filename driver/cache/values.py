@@ -24,23 +24,23 @@ from .keys import key
 _WORTH = 0.25
 """Seconds of work that are worth keeping."""
 _MOST_BYTES = 100e6
-"""For each second of it."""
+"""The most bytes that are kept for each second of that work."""
 
 
 class KeptValues(Instrument):
     """Keeps arrays that passes compute, by the step and by all that was computed in it before.
 
     Args:
-        folder: for a file of each.
-        keys: of the source, and of the graph after each step.
-        done: the steps that are done.
+        folder: the folder for a file with each of these arrays.
+        keys: the keys of the source and of the graph after each step.
+        done: the number of steps that are done.
     """
 
     def __init__(self, folder: Path, keys: Sequence[str], done: int) -> None:
         self._folder = folder
         self._keys = keys
         self._done = done
-        self._passes = 0  # that were begun in the step
+        self._passes = 0  # how many were begun in the step
         self._next = ""  # the key of the next value
         self._files: list[Path] = []
 
@@ -54,16 +54,16 @@ class KeptValues(Instrument):
         self._erase_from(0)
 
     def remember(self, compute: Callable[[], Arrays]) -> Arrays:
-        """What was computed in this place before, or is now; what it computes may ask for values of its own."""
+        """The arrays that were computed in this place before, or are now; `compute` may remember arrays of its own."""
         path = self._path(self._next)
         self._files.append(path)
         return self._held(path, self._next, compute)
 
     def share(self, about: str, compute: Callable[[], Arrays]) -> Arrays:
-        """What was computed of the same graph and text before, or is now; it stays when the step is done.
+        """The arrays that were computed of the same graph and text before, or are now; they stay when the step is done.
 
-        Only the first pass of a step shares, since of the graph that another one begins with nothing is known, and only
-        one of planish's own, whose code is part of all keys.
+        Only the first pass of a step shares, since no key tells which graph a later one begins with, and only a pass of
+        planish's own, whose code is part of all keys.
         """
         if self._passes > 1 or any(other_packages(self._step)):
             return self.remember(compute)
@@ -74,7 +74,7 @@ class KeptValues(Instrument):
         return self._folder / f"{own[:32]}.npz"
 
     def _held(self, path: Path, own: str, compute: Callable[[], Arrays]) -> Arrays:
-        """The arrays of a file, or else those that are computed, whose own values have keys of theirs."""
+        """The arrays of a file, or else those computed now; arrays remembered meanwhile get keys of their own."""
         place = self._next
         held = _read(path)
         if held is None:
@@ -90,7 +90,7 @@ class KeptValues(Instrument):
         return held
 
     def profiling(self, profile: Profiler | None) -> Profiler | None:
-        """The same profiler, whose times are kept as well: what a pass does next goes by them."""
+        """The same profiler, whose times are kept as well, since what a pass does next depends on them."""
         if profile is None:
             return None
 
@@ -101,7 +101,7 @@ class KeptValues(Instrument):
         return remembered
 
     def _erase_from(self, first: int) -> None:
-        """Erase what nobody asks for any more: all that was asked for behind some."""
+        """Erase what nobody asks for any more: the files from some place in the list on."""
         for path in self._files[first:]:
             with suppress(OSError):
                 path.unlink(missing_ok=True)

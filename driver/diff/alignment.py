@@ -50,7 +50,7 @@ def _left(graph: Graph, taken: Iterable[Node]) -> list[Node]:
 
 
 def _pair(a: Graph, b: Graph, pairs: dict[Node, Node], key: _Key) -> None:
-    """Pair nodes that are left by a key, in order where as many of both have it."""
+    """Pair nodes that are left by a key, in order, where as many nodes of A as of B have it."""
     groups: tuple[defaultdict[Hashable, list[Node]], ...] = (defaultdict(list), defaultdict(list))
     for group, nodes in zip(groups, (_left(a, pairs.values()), _left(b, pairs)), strict=True):
         for node in nodes:

@@ -30,10 +30,10 @@ class NodeDifference:
     """A node of B that differs from its counterpart in A.
 
     Attributes:
-        name: of B's result.
-        module: where B's node came from.
-        operator: A's and B's, as one text where they are the same.
-        what: differs, a sentence each.
+        name: the name of B's result.
+        module: the module that B's node came from.
+        operator: the operators of A and B; one of them where they are the same.
+        what: what differs, a sentence each.
     """
 
     name: str
@@ -44,16 +44,16 @@ class NodeDifference:
 
 @dataclass(frozen=True, slots=True)
 class WeightDifference:
-    """A weight of a node in A and B, as numbers: integers that a scale goes with count as what they stand for.
+    """A weight of a node in A and B, as numbers: quantized integers count as the numbers that they stand for.
 
     Attributes:
-        name: in B.
-        module: of the node.
-        types: A's and B's.
-        means: of both.
-        deviations: their standard deviations.
-        largest: absolute difference; None where the shapes differ.
-        relative: difference as the ratio of L2 norms; None where the shapes differ.
+        name: the name of the weight in B.
+        module: the module of B's node.
+        types: the types in A and B.
+        means: the means in A and B.
+        deviations: the standard deviations in A and B.
+        largest: the largest absolute difference; None where the shapes differ.
+        relative: the relative difference as the ratio of L2 norms; None where the shapes differ.
     """
 
     name: str
@@ -70,14 +70,14 @@ class Differences:
     """Two models set against one another.
 
     Attributes:
-        names: of both.
-        costs: of both.
+        names: the names of both models.
+        costs: the costs of both models.
         same: how many nodes of B are as their counterparts in A.
-        nodes: of B that differ from their counterparts.
-        only_a: nodes without a counterpart, as texts.
-        only_b: the same of B.
-        weights: that differ, those that differ most first.
-        outputs: differences of each, on probes.
+        nodes: the nodes of B that differ from their counterparts.
+        only_a: the nodes of A without a counterpart, as texts.
+        only_b: the nodes of B without a counterpart, as texts.
+        weights: the weights that differ, the most different ones first.
+        outputs: the difference of each output, on probes.
         unknown: why the outputs could not be compared; empty if they were.
         graphs: both graphs, as the page shows them.
     """
@@ -98,9 +98,9 @@ def diff(a: str, b: str, data: str | None = None) -> Differences:
     """Set two models against one another.
 
     Args:
-        a: a reference, or the folder of an artifact of ONNX Runtime.
-        b: another.
-        data: whose first batches both run on; random ones without it.
+        a: a reference to a model, or the folder of an artifact of ONNX Runtime.
+        b: another model or artifact.
+        data: the data whose first batches both run on; None for random ones.
 
     Raises:
         PlanishError: one of them can't be read.
@@ -117,8 +117,8 @@ def differences(a: Graph, b: Graph, names: tuple[str, str], data: Sequence[Feeds
     Args:
         a: the reference.
         b: what is set against it.
-        names: of both.
-        data: batches that both run on; random ones without any.
+        names: the names of both graphs.
+        data: the batches that both run on; random ones if there are none.
     """
     pairs = align(a, b)
     nodes = [it for node, other in pairs.items() if (it := _of_nodes(other, node, pairs)) is not None]

@@ -15,8 +15,8 @@ class Change:
     """What a pass changed, or several taken together, or the whole graph as it was read.
 
     Attributes:
-        numbers: of the passes' rows in the table of passes; 0 for the graph as it was read.
-        made: nodes that are new or other than before.
+        numbers: the passes' rows in the table of passes; 0 is the graph as it was read.
+        made: the nodes that are new or changed, by name.
         gone: the names of nodes that are no more.
     """
 
@@ -35,7 +35,7 @@ class History:
     """Follows a graph through its passes.
 
     Args:
-        sizes: of symbolic dimensions, that operations are counted with.
+        sizes: the sizes of symbolic dimensions that operations are counted with.
     """
 
     def __init__(self, sizes: Sizes) -> None:
@@ -47,8 +47,8 @@ class History:
         """Note what a graph has become after a pass, unless it is as it was.
 
         Args:
-            number: of the pass's row in the table of passes; 0 for the graph as it was read.
-            graph: after it.
+            number: the pass's row in the table of passes; 0 is the graph as it was read.
+            graph: the graph after the pass.
         """
         now = self._rows.rows(graph)
         made = {name: row for name, row in now.items() if self._last.get(name) != row}
@@ -65,7 +65,7 @@ class History:
         """Go on from the history of an earlier build's first steps.
 
         Args:
-            held: what `plain` made of it.
+            held: the history, as `plain` returned it.
         """
         self.changes = decoded(held)
         self._last = final(self.changes)

@@ -16,15 +16,15 @@ class Layer:
     """The nodes of one module.
 
     Attributes:
-        module: its path.
-        operators: of its nodes, most frequent first, with their numbers.
-        nodes: how many there are.
+        module: the path of the module.
+        operators: the operators of its nodes, most frequent first, with their numbers.
+        nodes: how many nodes there are.
         weights: the element type of the weights in most of its bytes; empty without any.
-        elements: of its weights, where zeros can be told.
-        zeros: how many of them are zero.
-        parameters: of its constants.
-        bytes: of its constants.
-        flops: of one run.
+        elements: the number of elements in its weights, as far as zeros can be told in them.
+        zeros: how many of these elements are zero.
+        parameters: the number of parameters in its constants.
+        bytes: the bytes of its constants.
+        flops: the FLOPs of one run.
     """
 
     module: str

@@ -24,20 +24,20 @@ class Row(NamedTuple):
     """A node as the page shows it, known by the name of its first output.
 
     Attributes:
-        name: of the first output.
-        operator: of the node; `input` and `output` for what the graph takes and returns.
-        module: where the node came from.
-        source: file and line there.
-        type: of the outputs.
+        name: the name of the first output.
+        operator: the node's operator; `input` and `output` for what the graph takes and returns.
+        module: the module that the node came from.
+        source: the file and line that the node came from.
+        type: the types of the outputs.
         reads: the types of the constants that the node reads.
-        attributes: as text.
+        attributes: the attributes, as text.
         precision: the element type with the fewest bits that the node computes with or converts.
         weights: the element type of its largest constant of two axes or more that are parameters; empty without any.
-        parameters: of the constants that no node before it reads.
-        bytes: of the same constants.
-        flops: of one run.
-        elements: of its weights, where zeros can be told.
-        zeros: how many of these are zero.
+        parameters: the number of parameters in the constants that no node before it reads.
+        bytes: the bytes of the same constants.
+        flops: the FLOPs of one run.
+        elements: the number of elements in its weights, as far as zeros can be told in them.
+        zeros: how many of these elements are zero.
         inputs: the names of the nodes whose results it reads.
     """
 
@@ -71,7 +71,7 @@ class NodeRows:
     """Makes the rows of a graph again and again while passes rewrite it; what hasn't been edited is not made anew.
 
     Args:
-        sizes: of symbolic dimensions, that operations are counted with.
+        sizes: the sizes of symbolic dimensions that operations are counted with.
     """
 
     def __init__(self, sizes: Sizes) -> None:
@@ -161,7 +161,7 @@ def _origin(value: Value) -> str:
 
 
 def _precision(node: Node) -> str:
-    """The element type with the fewest bits of what a node reads, as it is stored, and makes."""
+    """The element type with the fewest bits among a node's inputs, as they are stored, and its outputs."""
     if _is_packed(node):
         return _bits(node)
     types = {_stored(value) for value in node.inputs if value is not None}

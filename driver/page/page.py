@@ -55,9 +55,9 @@ def page_data(manifest: Mapping[str, Any], measurements: Mapping[str, Any], grap
     """All that a page is made of, as plain values.
 
     Args:
-        manifest: of the artifact.
+        manifest: the manifest of the artifact.
         measurements: what was measured on it.
-        graphs: its history, as `History.plain` has it; None where it isn't known.
+        graphs: the graph's history, as `History.plain` returns it; None where it isn't known.
     """
     rows = [{**row, "misses": _some(row["misses"])} for row in measurements["passes"]]
     told = {name: value for name, value in measurements.items() if name != "files"}
@@ -116,7 +116,7 @@ def page(data: Mapping[str, Any]) -> str:
     """The page of an artifact, in HTML.
 
     Args:
-        data: as of `page_data`. What stands in it is strangers' text.
+        data: the data that `page_data` returns; texts in it come from strangers and aren't trusted.
     """
     manifest, measurements = data["manifest"], data["measurements"]
     rows = folded([read_row(row) for row in measurements["passes"]])
@@ -143,7 +143,7 @@ def filled(template: str, data: Mapping[str, Any], **facts: Any) -> str:
 
     Args:
         template: the name of its file.
-        data: by the names that the template and the scripts have for them.
+        data: the data, by the names that the template and the scripts have for them.
         facts: what the template alone knows beside them.
 
     Raises:
@@ -186,10 +186,10 @@ def _number(data: Mapping[str, Any], path: str, kind: str, *names: str) -> Any:
     """A number of the data as an element that says where it stands, such as `measurements.built.size_bytes`.
 
     Args:
-        data: that the path goes into.
-        path: keys and numbers of places, with dots between them.
-        kind: of number.
-        names: further keys, which may have dots in them.
+        data: the data that the path goes into.
+        path: the keys and indices on the way to the number, with dots between them.
+        kind: the kind of number, a key of `_SHOWN`.
+        names: the keys that follow, which may have dots in them.
     """
     from markupsafe import Markup
 

@@ -16,7 +16,7 @@ class Axis:
 
     Attributes:
         low: the number at its beginning.
-        high: at its end.
+        high: the number at its end.
     """
 
     low: float
@@ -84,7 +84,7 @@ def scatter(measurements: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def waterfall(values: Sequence[float]) -> list[dict[str, float]]:
-    """For each number of a row of them: where its bar ends, and where the part that has come or gone lies."""
+    """A bar for each number of a sequence: where it ends, and the width and sign of its change from the one before."""
     axis = Axis(0.0, max([*values, 1]))
     places = [axis.at(value) for value in values]
     befores = places[:1] + places[:-1]

@@ -82,8 +82,8 @@ class Call:
         """What to say of a module that can't be exported: what is wrong, and what to do about that.
 
         Args:
-            error: that export raised.
-            reason: its first paragraph, with who says so.
+            error: the error that export raised.
+            reason: the first paragraph of the error, with who says so.
         """
         try:
             with torch.no_grad():

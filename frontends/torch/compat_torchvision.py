@@ -19,7 +19,7 @@ from torch.nn import functional
 
 @contextmanager
 def exportable() -> Generator[None]:
-    """While it lasts, the functions of libraries that are loaded have their replacements."""
+    """Put replacements in the place of functions of the libraries that are loaded, as long as this lasts."""
     with ExitStack() as stack:
         for name, replacements in _REPLACEMENTS.items():
             if name in sys.modules:

@@ -14,13 +14,13 @@ def lower(op: Lowering, name: str, arguments: Sequence[Any], keywords: Mapping[s
     """The values that an operator's results become.
 
     Args:
-        op: where its nodes go.
-        name: of the operator with its overload.
-        arguments: tensors as values, symbolic sizes as dimensions, everything else as it is.
-        keywords: likewise.
+        op: the lowering that inserts its nodes.
+        name: the operator's name with its overload.
+        arguments: the positional arguments: tensors as values, symbolic sizes as dimensions, everything else as it is.
+        keywords: the keyword arguments, in the same form.
 
     Raises:
-        ModelError: there is no way to express it, naming the operator and its module.
+        ModelError: there is no way to express it; the operator and its module are named.
     """
     found = complex_lowering(name) if is_complex(op, (arguments, keywords)) else LOWERINGS.get(name)
     try:

@@ -70,7 +70,7 @@ class _Stack:
     """Layers one on the other, each in one or both directions.
 
     Attributes:
-        gates: for each of ONNX's gates, which of torch's it is.
+        gates: the index of torch's gate for each of ONNX's gates.
     """
 
     op: Lowering

@@ -174,9 +174,9 @@ class _Size:
     """A size under construction: arithmetic on it inserts nodes.
 
     Attributes:
-        op: what inserts them.
-        value: an int64 vector of one element.
-        is_signed: whether it may be negative; what a size is reduced by is taken to be smaller than the size.
+        op: the lowering that inserts the nodes.
+        value: the size as an int64 vector of one element.
+        is_signed: whether the size may be negative; what a size is reduced by is taken to be smaller than the size.
     """
 
     def __init__(self, op: Lowering, value: Value, *, is_signed: bool = False) -> None:

@@ -20,9 +20,9 @@ class Sizes:
         """Sizes of a graph.
 
         Args:
-            graph: under construction.
-            names: in the graph, of symbols that torch has for dimensions of inputs.
-            outer: those of the graph around this one.
+            graph: the graph under construction.
+            names: the graph's names of the symbols that torch has for dimensions of inputs.
+            outer: the sizes of the graph around this one.
         """
         self._graph = graph
         self._outer = outer
@@ -44,8 +44,8 @@ class Sizes:
         """Learn from an operator's results: a size that only data tells is called as in the graph from here on.
 
         Args:
-            results: torch's, tensors without data.
-            made: what they became, values or what consists of them.
+            results: torch's results, tensors without data.
+            made: the value that the result became, or a row of values; complex ones are held as their parts.
         """
         pairs = zip(pytree.tree_leaves(results), _values(made), strict=False)
         for result, value in pairs:

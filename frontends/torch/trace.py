@@ -63,12 +63,12 @@ def trace(
     or a `ModelOutput` are the outputs' names; others are `output`, `output_1` and so on.
 
     Args:
-        module: in evaluation mode; what is in training mode is switched for the duration of the trace.
+        module: the module; what of it is in training mode is switched to evaluation for the duration of the trace.
         arguments: example inputs, tensors or arrays of the shapes that the graph will take: in a row, a lone one, or
             by name in a dict.
         keywords: further example inputs by name.
-        dynamic_shapes: which dimensions stay symbolic, as `torch.export.export` takes it; of a lone input, it may be
-            what is said of that one alone, as in `{0: Dim("batch")}`.
+        dynamic_shapes: which dimensions stay symbolic, as `torch.export.export` takes it; for a lone input, the entry
+            of that input alone will do, as in `{0: Dim("batch")}`.
 
     Raises:
         ModelError: the module fails on the inputs, `torch.export` refuses it, or it uses an operator that has no
@@ -97,13 +97,13 @@ def convert(program: ExportedProgram, name: str, specifications: Sequence[Any], 
     """An exported program as a graph.
 
     Args:
-        program: of any dialect that `run_decompositions` takes.
-        name: of the graph.
-        specifications: what is said of each input's dynamic dimensions, for their names.
-        results: names of what it returns; empty ones are made up.
+        program: the program, of any dialect that `run_decompositions` takes.
+        name: the graph's name.
+        specifications: the specification of each input's dynamic dimensions, which gives them their names.
+        results: the names of what the program returns; empty ones are made up.
 
     Raises:
-        ModelError: an operator has no counterpart, naming it and its module.
+        ModelError: an operator has no counterpart; it is named, with its module.
     """
     with ONE_AT_A_TIME:
         symbol_names = _symbol_names(program, specifications)

@@ -27,11 +27,11 @@ def from_library(library: str, name: str, options: Mapping[str, Any], folder: Pa
     """A model that a library builds.
 
     Args:
-        library: one of `LIBRARIES`.
-        name: of the model there; of Hugging Face's, the folder.
+        library: the library, one of `LIBRARIES`.
+        name: the model's name there; for Hugging Face, the folder.
         options: `checkpoint`, a file of weights of one's own; `pretrained`, whether the library's own are loaded, which
-            they are by default; `size`, of example images; `task`, of Hugging Face's; others go to the library.
-        folder: that files are relative to.
+            they are by default; `size`, of the example images; `task`, one of Hugging Face's; others go to the library.
+        folder: the folder that files are relative to.
 
     Raises:
         UsageError: the library isn't installed, or has no such model or option.

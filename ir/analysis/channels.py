@@ -31,8 +31,8 @@ class Member(NamedTuple):
 
     Attributes:
         value: a constant or an activation.
-        axis: counted from the front.
-        indices: shape [channels, k]: the k indices along the axis that belong to each channel.
+        axis: the axis, counted from the front.
+        indices: the k indices along the axis that belong to each channel, shape [channels, k].
     """
 
     value: Value
@@ -169,7 +169,7 @@ def _split(
 
 
 def _channels(axes: list[Axis], told: list[Dependency]) -> list[np.ndarray]:
-    """For each axis the channel that each of its indices belongs to: the connected components of all indices."""
+    """The channel that each index of each axis belongs to: the connected components of all indices."""
     starts = np.cumsum([0, *(int(axis.size) for axis in axes)])
     start = dict(zip(axes, starts, strict=False))
     left = [start[dependency.left] + _all(dependency.left, dependency.left_indices) for dependency in told]

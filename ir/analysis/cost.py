@@ -31,11 +31,11 @@ class Cost:
     """What a graph or a part of it costs.
 
     Attributes:
-        nodes: how many there are.
+        nodes: the number of nodes.
         parameters: elements of constants, without indices and shapes (int64), truth values and strings. Weights in few
             bits count as codes, of which a byte may hold several.
-        bytes: of all constants.
-        flops: for one run.
+        bytes: the size of all constants, in bytes.
+        flops: the floating-point operations of one run.
     """
 
     nodes: int

@@ -26,8 +26,8 @@ class Dependency(NamedTuple):
     Attributes:
         left: an axis.
         right: an axis, perhaps the same one.
-        left_indices: None where both axes are tied index by index.
-        right_indices: as long as the left ones.
+        left_indices: the tied indices of the left axis; None where both axes are tied index by index.
+        right_indices: the index of the right axis that each of the left indices is tied to; None likewise.
     """
 
     left: Axis

@@ -25,9 +25,9 @@ class Places:
     """What is known of all elements of a value.
 
     Attributes:
-        full: every place is open.
-        rows: axes, counted from the end, along which each row has an open place; all axes if it is full.
-        is_number: what isn't open is minus infinity, or false.
+        full: whether every place is open.
+        rows: the axes, counted from the end, along which each row has an open place; all axes if every place is open.
+        is_number: whether every place that isn't open holds minus infinity, or false.
         size: a bound on the finite numbers that come from constants; what is computed is taken to be of size 1.
     """
 
@@ -49,11 +49,11 @@ Rule = Callable[[Node, Sequence[Places]], Places]
 
 
 def finite_places(graph: Graph, *, takes_numbers: bool = True) -> Mapping[Value, Places]:
-    """What is known of each value of a graph, those within its nodes' graphs left out; constants are looked through.
+    """What is known of each value of a graph, without the graphs inside its nodes; the data of constants are inspected.
 
     Args:
-        graph: a model's, or one inside of a node.
-        takes_numbers: whether its float inputs are finite, as a model's are taken to be.
+        graph: the graph of a model, or one inside a node.
+        takes_numbers: whether the graph's float inputs are finite, as a model's are taken to be.
     """
     known = {value: _of_type(value, _FULL if takes_numbers else _UNKNOWN) for value in graph.inputs}
 

@@ -23,7 +23,7 @@ class Picture:
     """An SVG, which notebooks show.
 
     Attributes:
-        svg: its text.
+        svg: the text of the SVG.
     """
 
     svg: str
@@ -37,7 +37,7 @@ class Picture:
 
 
 def draw(graph: Graph) -> Picture:
-    """Draw a graph from its inputs down, each node as low as what it reads makes it.
+    """Draw a graph from its inputs down, each node in the layer below the lowest one that it reads from.
 
     Raises:
         ValueError: it has so many nodes that a picture shows nothing.

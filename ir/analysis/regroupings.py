@@ -87,9 +87,9 @@ def choose_tied(
     anyway, and of several such the largest.
 
     Args:
-        found: all of a graph.
-        kind: of an axis.
-        is_frozen: whether no index of an axis can be removed.
+        found: all regroupings of a graph.
+        kind: returns the kind of an axis.
+        is_frozen: returns whether no index of an axis can be removed.
     """
     free = [[place for place, axis in enumerate(it.several) if not is_frozen(axis)] or [0] for it in found]
     votes = Counter(kind(it.several[places[0]]) for it, places in zip(found, free, strict=True))

@@ -82,9 +82,9 @@ def inputs_and_attributes(
     """A call of an overload as a node's inputs and attributes.
 
     Args:
-        overload: one that is runnable.
-        arguments: as the overload takes them, with anything that isn't a number, string, type or list for a tensor.
-        keywords: likewise.
+        overload: the overload, a runnable one.
+        arguments: the positional arguments; anything that isn't a number, string, type or list stands for a tensor.
+        keywords: the keyword arguments, in the same form.
 
     Raises:
         TypeError: an argument can't be an attribute, such as a size that isn't known.

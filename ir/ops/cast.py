@@ -52,10 +52,10 @@ def convert(x: Tensor, to: torch.dtype, *, saturate: bool, round_mode: str = "up
     Numbers become strings as numpy prints them: the shortest decimals that read back to the same bits.
 
     Args:
-        x: of any type.
-        to: the other type.
+        x: the tensor, of any type.
+        to: the element type to convert to.
         saturate: whether what a float8 can't hold becomes its largest number, and otherwise infinity or NaN.
-        round_mode: to float8_e8m0fnu, which has powers of two alone: "up", "down" or "nearest".
+        round_mode: the rounding to float8_e8m0fnu, which has powers of two alone: "up", "down" or "nearest".
     """
     if x.dtype is to:
         return x

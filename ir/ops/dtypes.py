@@ -1,4 +1,4 @@
-"""Between numpy arrays and torch tensors, and between their element types and ours.
+"""Conversions between numpy arrays and torch tensors, and between their element types and ours.
 
 An element of fewer than 8 bits has a byte of its own, with its code in the low bits, under an element type that torch
 can carry about but not compute with; `narrow` says what the bytes mean.

@@ -37,7 +37,7 @@ class FromData:
         sizes: a rule for the axes of the outputs that get sizes of their own: those of every output, where two outputs
             have the same size along an axis, or for each output a mapping from axes to numbers, where equal numbers
             are equal sizes. It raises `RankFromData` where it can't tell how many axes there are.
-        stand_in: for an input that is read on the host, the number that stands for each unknown element, or a rule for
+        stand_in: the number that stands for each unknown element of an input that is read on the host, or a rule for
             the whole row, or for None if the operator does without.
         is_size: whether the elements are the sizes; numbers are then positions in the row.
     """
@@ -87,7 +87,7 @@ def places(row: Sequence[Any]) -> list[int]:
     """Where a row of elements is unknown.
 
     Raises:
-        RankFromData: everywhere, and for how many elements isn't known either.
+        RankFromData: the whole row is unknown, even the number of its elements.
     """
     if row is UNKNOWN:
         raise RankFromData
@@ -95,7 +95,7 @@ def places(row: Sequence[Any]) -> list[int]:
 
 
 def along(x: Tensor, row: Sequence[Any], axes: Sequence[int] | None = None) -> Axes:
-    """Those axes, of the ones named or of all, for which a row of one element or two for each is unknown."""
+    """The axes, of the ones named or of all, whose elements are unknown in a row of one or two for each axis."""
     if is_unknown(axes):
         return range(x.ndim)
     named = range(x.ndim) if axes is None else [axis % x.ndim for axis in axes]
@@ -112,10 +112,10 @@ def for_each_axis(value: int, times: int = 1) -> Rule:
 
 
 def filled(row: Sequence[Any], value: Any, count: int) -> list[Any]:
-    """A row with a value in the place of what is unknown; so many of them, if not even the number is known."""
+    """A row with a value in the place of each unknown element; `count` of them if not even their number is known."""
     return [value] * count if row is UNKNOWN else [value if element is UNKNOWN else element for element in row]
 
 
 def changeable(x: Tensor, axes: Axes) -> Axes:
-    """Those axes along which a tensor doesn't have one element for certain."""
+    """The axes along which a tensor isn't certain to have exactly one element."""
     return [axis for axis in axes if not is_known(x.shape[axis], 1)]

@@ -70,7 +70,7 @@ def _values(dtype: DType) -> tuple[float, ...]:
 
 
 def bytewise(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A function that only moves or compares elements, for those too that torch can't.
+    """A function that only moves or compares elements, extended to element types that torch can't handle.
 
     It gets their bytes instead, or the numbers of strings.
     """

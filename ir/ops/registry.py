@@ -35,7 +35,7 @@ class Body(Protocol):
     """A graph inside a node, as its operator's function gets it.
 
     Attributes:
-        types: of what it returns.
+        types: the types of the graph's outputs.
     """
 
     types: tuple[TensorType, ...]
@@ -48,17 +48,17 @@ class Operator:
     """An operator's meaning and what its signature says.
 
     Attributes:
-        name: ONNX's, with the domain where it isn't the standard's.
+        name: ONNX's name, with the domain where it isn't the standard's.
         function: the meaning, from torch tensors to a torch tensor or a tuple of them.
         inputs: parameter names of the inputs; a variadic one comes last.
         host: positions of the inputs that are read on the host.
         takes_outputs: whether the function is told the number of outputs.
         takes_dtype: whether it is told the element type of its first input.
-        defaults: of the attributes that have one, by name.
+        defaults: the default of each attribute, by name; `inspect.Parameter.empty` where it has none.
         from_data: which sizes of the outputs depend on data, by the position of the input that decides them.
-        types: run instead of the function on tensors without data, where the function can't.
+        types: the function to run instead on tensors without data, where `function` can't.
         trainable: the meaning while training, where it differs: rounding passes gradients straight through.
-        traits: what it has in common with others.
+        traits: what the operator has in common with others.
         expansion: spells a node out in other operators, for backends that have none of its domain: a function of a
             `Builder` and the node, which returns the values that stand for its outputs.
     """

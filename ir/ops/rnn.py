@@ -42,10 +42,10 @@ class _Layer:
     """What the three operators share.
 
     Attributes:
-        x: `[time, batch, size]`.
-        lengths: of the sequences, None where all are full.
-        directions: for each whether it runs backwards.
-        activations: of each direction.
+        x: the input, `[time, batch, size]`.
+        lengths: the length of each sequence; None where all are full.
+        directions: whether each direction runs backwards.
+        activations: the activations of each direction.
         batch_first: whether states and outputs have the batch as their first axis.
     """
 
@@ -107,10 +107,10 @@ class _Layer:
 
 
 def _directions(direction: str, w: Tensor) -> tuple[bool, ...]:
-    """For each direction that weights are for, whether the layer runs backwards.
+    """Whether each direction that weights are for runs backwards.
 
     Raises:
-        ValueError: the layer runs in more of them, or in fewer.
+        ValueError: the layer runs in more directions, or in fewer.
     """
     found = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}[direction]
     if w.shape[0] != len(found):

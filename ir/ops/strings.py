@@ -74,7 +74,7 @@ def matcher(pattern: str | None, *, longest: bool = False) -> Any:
     """A pattern, made ready by the library that the standard names: it takes linear time.
 
     Args:
-        pattern: of RE2.
+        pattern: the pattern, in RE2's syntax.
         longest: whether the longest text that matches counts, instead of the one that the first alternative gives.
 
     Raises:

@@ -25,11 +25,11 @@ class Adapter:
     """An adapter as it is in a graph.
 
     Attributes:
-        layer: that it stands beside.
+        layer: the layer that the adapter stands beside.
         narrow: the node that multiplies by the first weight.
-        wide: the one that multiplies by the second.
-        total: the one that adds the results.
-        factor: between the two, a constant of one element.
+        wide: the node that multiplies by the second weight.
+        total: the node that adds the adapter's result to the layer's.
+        factor: the scale between the two weights, a constant of one element.
     """
 
     layer: Node
@@ -69,14 +69,14 @@ def layer_sizes(node: Node) -> tuple[int, int] | None:
 
 
 def _is_held(weight: Value) -> bool:
-    """Whether a weight is a constant, or made of one: dequantized, or turned where nothing has been folded yet."""
+    """Whether a weight is a constant, or made of one: dequantized, or transposed where nothing has been folded yet."""
     if weight.producer is not None and weight.producer.operator in ("DequantizeLinear", "Transpose"):
         return _is_held(weight.producer.operand(0))
     return isinstance(weight, Constant)
 
 
 def matrix_of(node: Node) -> np.ndarray | None:
-    """A view of a layer's weight in float, shape [inputs, outputs]; None where it is no constant or turned one."""
+    """A view of a layer's weight in float, shape [inputs, outputs]; None where it is no constant or transposed one."""
     weight, producer = node.constant(1), node.operand(1).producer
     if producer is not None and producer.operator == "Transpose" and node.operand(1).type.rank == 2:
         held = producer.constant(0)
@@ -94,7 +94,7 @@ def gain(node: Node) -> float:
 
 
 def replace_weight(graph: Graph, node: Node, matrix: np.ndarray) -> None:
-    """Give a layer another weight, `[inputs, outputs]`, in place of that of which `matrix_of` is a view."""
+    """Give a layer another weight, `[inputs, outputs]`, in place of the one that `matrix_of` views."""
     old = node.operand(1)
     turn = old.producer
     held = old if turn is None else turn.operand(0)
@@ -126,9 +126,9 @@ def add_adapter(graph: Graph, node: Node, down: np.ndarray, up: np.ndarray, scal
         graph: edited in place.
         node: a layer with `layer_sizes`.
         down: the first weight, shape [inputs, rank].
-        up: the second, shape [rank, outputs].
-        scale: of what the two compute.
-        name: of the layer.
+        up: the second weight, shape [rank, outputs].
+        scale: the factor on the product of the two.
+        name: the layer's module path.
     """
     x, dtype = node.operand(0), node.operand(1).dtype.numpy
     source = node.location.source

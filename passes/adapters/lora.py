@@ -21,13 +21,13 @@ class Lora(Pass):
     `LAYER.lora_B`; `quantize: {skip: "*.lora_?"}` leaves them in float. `merge-lora` folds them into their layers.
 
     Attributes:
-        rank: of an adapter: how many numbers are between its two layers.
-        alpha: over the rank the scale of what an adapter computes; 0 for the rank itself.
-        rslora: the scale is alpha over the rank's square root (Kalajdzievski, "A Rank Stabilization Scaling Factor for
-            Fine-Tuning with LoRA", 2023).
-        start: `lora` begins with nothing: the first layer is random and the second zero. `pissa` takes the largest
-            singular values out of the layer's weight (Meng et al., "PiSSA: Principal Singular Values and Singular
-            Vectors Adaptation of Large Language Models", NeurIPS 2024).
+        rank: the rank of each adapter: how many numbers are between its two layers.
+        alpha: the number that, divided by the rank, scales what an adapter computes; 0 takes the rank itself.
+        rslora: whether alpha is divided by the rank's square root instead (Kalajdzievski, "A Rank Stabilization Scaling
+            Factor for Fine-Tuning with LoRA", 2023).
+        start: what adapters begin with: nothing for `lora`, since the first layer is random and the second zero; for
+            `pissa` the largest singular values of the layer's weight, which are taken out of it (Meng et al., "PiSSA:
+            Principal Singular Values and Singular Vectors Adaptation of Large Language Models", NeurIPS 2024).
     """
 
     name: ClassVar[str] = "lora"

@@ -30,9 +30,9 @@ class Weights:
     """An adapter of a layer.
 
     Attributes:
-        down: shape [inputs, rank].
-        up: shape [rank, outputs].
-        scale: of what the two compute.
+        down: the first weight, shape [inputs, rank].
+        up: the second weight, shape [rank, outputs].
+        scale: the factor on the product of the two.
     """
 
     down: np.ndarray
@@ -66,7 +66,7 @@ def read_peft(folder: Path) -> dict[str, Weights]:
 
 
 def _fault(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
-    """What of an adapter isn't supported, or nothing."""
+    """What isn't supported of an adapter; empty where all is."""
     if config.get("peft_type") != "LORA":
         return f"its adapter is of the type {config.get('peft_type')}, and only LORA is read"
     if config.get("use_dora"):
@@ -86,7 +86,7 @@ def _weights(name: str, arrays: Mapping[str, np.ndarray], config: Mapping[str, A
 
 
 def _of(layer: str, pattern: Any, default: Any) -> Any:
-    """What a layer has of its own by a part of its path, as in PEFT's `alpha_pattern`."""
+    """A layer's own setting, given for the end of its path as in PEFT's `alpha_pattern`; otherwise the default."""
     given: Mapping[str, Any] = pattern or {}
     return next((value for key, value in given.items() if layer == key or layer.endswith(f".{key}")), default)
 
@@ -117,9 +117,9 @@ def write_peft(graph: Graph, folder: Path, base: str = "") -> None:
     """Write a graph's adapters as PEFT reads them; a folder that has some is replaced.
 
     Args:
-        graph: with adapters.
-        folder: for the two files.
-        base: the model that they are for, as PEFT names it.
+        graph: the graph with adapters.
+        folder: the folder for the two files.
+        base: the model that the adapters are for, as PEFT names it.
 
     Raises:
         UsageError: there are no adapters, the folder holds something else, or nothing may be written there.

@@ -27,10 +27,10 @@ class AdapterSurvival(Instrument):
     along it, <y - y0, e> / <e, e>, where y0 are those without the adapter; what rounding moves elsewhere doesn't count.
 
     Args:
-        tell: is told what is left.
+        tell: called with a sentence that says how much is left.
     """
 
-    erases: ClassVar[str] = "float"  # the property of a graph that passes which round destroy
+    erases: ClassVar[str] = "float"  # the property of a graph that rounding passes destroy
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell = tell
@@ -77,7 +77,7 @@ def _difference(one: Sequence[Outputs], other: Sequence[Outputs]) -> list[Output
 
 
 def _along(found: Sequence[Outputs], effect: Sequence[Outputs]) -> float:
-    """The component of some differences along others; all of it where these are nothing."""
+    """The component of some differences along others, relative to these; 1 where these are zero."""
     pairs = [(outputs[name], wanted[name]) for outputs, wanted in zip(found, effect, strict=True) for name in wanted]
     size = sum(float(np.vdot(wanted, wanted)) for _, wanted in pairs)
     return sum(float(np.vdot(wanted, got)) for got, wanted in pairs) / size if size else 1.0

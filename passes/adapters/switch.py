@@ -71,9 +71,9 @@ def save_adapter(graph: Graph, folder: str | Path, base: str = "") -> None:
     """Write a graph's adapters into a folder as PEFT reads them.
 
     Args:
-        graph: with adapters.
-        folder: for `adapter_config.json` and `adapter_model.safetensors`; an adapter in it is replaced.
-        base: the model that they are for, as PEFT names it.
+        graph: the graph with adapters.
+        folder: the folder for `adapter_config.json` and `adapter_model.safetensors`; an adapter in it is replaced.
+        base: the model that the adapters are for, as PEFT names it.
 
     Raises:
         UsageError: there are no adapters, the folder holds something else, or nothing may be written there.

@@ -28,8 +28,8 @@ class ConstantFolding(GraphwisePass):
     as well. What a weight is dequantized from, or widened from bfloat16 or int4, stays too: it is stored like that.
 
     Attributes:
-        limit: of a result that may add to the size of the model.
-        share: of the model's size by which larger results may add to it in all.
+        limit: the size up to which a result is kept whatever it adds to the model.
+        share: the share of the model's size that larger results may add to it in all.
     """
 
     name: ClassVar[str] = "fold-constants"
@@ -68,7 +68,7 @@ class ConstantFolding(GraphwisePass):
         return PassResult({"fold": count}, misses)
 
     def _growth(self, graph: Graph, node: Node) -> int:
-        """The bytes by which folding a node adds to the model, if they are many."""
+        """The bytes that folding a node adds to the model; 0 where its results are within `limit`."""
         if not all(output.type.is_static for output in node.outputs):
             return 0
         after = sum(nbytes(output.type) for output in node.outputs)
@@ -110,7 +110,7 @@ def _is_foldable(node: Node) -> bool:
 
 
 def _is_widened(node: Node) -> bool:
-    """Whether it is a cast of weights in bfloat16 or int4."""
+    """Whether a node is a cast of weights in bfloat16 or int4."""
     x = node.inputs[0] if node.operator == "Cast" else None
     return x is not None and x.type.rank > 1 and (x.dtype, node.output.dtype) in _WIDENED
 

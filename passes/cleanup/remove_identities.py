@@ -23,7 +23,7 @@ _FEW = 1 << 16
 class IdentityRemoval(GraphwisePass):
     """Remove nodes that change nothing: `x + 0`, `x * 1`, casts to the same type, transposes that cancel, and so on.
 
-    Of two that do as much as one, one is left: reshapes, transposes and concatenations in a row.
+    Reshapes, transposes and concatenations in a row become one each.
     """
 
     name: ClassVar[str] = "remove-identities"
@@ -57,7 +57,7 @@ def _identity(graph: Graph, node: Node) -> Value | None:
 
 
 def _same_type(graph: Graph, node: Node) -> Value | None:
-    """The input of an operator that only changes the type, if that is the output's type already."""
+    """The input of an operator that only changes the type or the shape, if the output has these already."""
     source = node.inputs[0]
     return source if source is not None and are_alike(source, node.outputs[0]) else None
 
@@ -94,9 +94,9 @@ def _neutral(number: float, *, both_sides: bool) -> _Rule:
 
 
 def _gather(graph: Graph, node: Node) -> Value | None:
-    """All places of an axis in their order, as torch's `as_strided` takes them: what is there, or a reshape of it.
+    """The input of a Gather of all places of an axis in order, as by torch's `as_strided`, or a reshape of it.
 
-    One place of an axis that is only transposed to the front is taken from where it was.
+    One place of an axis that was only transposed to the front is gathered from where the axis was.
     """
     source, places = node.inputs[0], node.constant(1)
     if source is None or places is None or places.size > _FEW or not source.type.is_ranked:
@@ -130,7 +130,7 @@ def _broadcasts(node: Node, operand: Value) -> bool:
 
 
 def _concat(graph: Graph, node: Node) -> Value | None:
-    """One concatenation for those that are only there to be concatenated further along the same axis."""
+    """One concatenation in place of several of which each is read only by the next, along the same axis."""
     if len(node.inputs) == 1:
         return node.inputs[0]
     if _goes_into(graph, node) is not None:
@@ -156,7 +156,7 @@ def _parts(graph: Graph, last: Node) -> list[Value | None]:
 
 
 def _goes_into(graph: Graph, node: Node) -> Node | None:
-    """The concatenation along the same axis that alone reads one."""
+    """The concatenation along the same axis that is the only reader of a concatenation."""
     if node.output.use_count != 1 or graph.is_output(node.output) or not node.output.type.is_ranked:
         return None
     reader = node.output.uses[0].node
@@ -186,7 +186,7 @@ def _slice(graph: Graph, node: Node) -> Value | None:
 
 
 def _where(graph: Graph, node: Node) -> Value | None:
-    """What is chosen everywhere."""
+    """The operand that a Where chooses everywhere."""
     condition = node.constant(0)
     if condition is None or condition.size > _FEW or not (np.all(condition) or not np.any(condition)):
         return None

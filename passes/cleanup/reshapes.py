@@ -15,7 +15,7 @@ from .simplify_shapes import reshape_target
 
 
 def are_alike(one: Value, other: Value) -> bool:
-    """Whether two values have the same type and shape: of two of unknown rank, nobody knows."""
+    """Whether two values are known to have the same type and shape, which two of unknown rank are not."""
     return one.type == other.type and one.type.is_ranked
 
 
@@ -54,8 +54,8 @@ def reshaped(graph: Graph, node: Node) -> Value | None:
     """The result of a node that keeps the order of elements, as one reshape of what precedes all such nodes, or None.
 
     Args:
-        graph: that the node is in.
-        node: its first input is what it takes the elements from.
+        graph: the graph that the node is in.
+        node: the node, whose first input has the elements.
     """
     start, shape = node.inputs[0], node.output.type
     assert start is not None  # the rules that ask
@@ -75,7 +75,7 @@ def _as_reshape(graph: Graph, node: Node, start: Value, shape: TensorType) -> Va
     sizes = graph.add_constant(np.array(target, dtype=np.int64))
     try:
         made = Builder(graph, before=node, location=node.location).Reshape(start, sizes)
-    except ModelError:  # what is between them holds it to the one size of data at which it fits
+    except ModelError:  # the nodes between admit only the one size of data at which it fits
         made = None
     if made is not None and made.type is shape:
         return made
@@ -86,7 +86,7 @@ def _as_reshape(graph: Graph, node: Node, start: Value, shape: TensorType) -> Va
 
 
 def _before_reshape(node: Node) -> Value | None:
-    """What a reshape reads, whatever it is called, if its rank is known."""
+    """The input of a node that reshapes, whatever its operator, if the input's rank is known."""
     start = node.inputs[0] if has_trait(node.operator, Trait.RESHAPING) or moves_units(node) else None
     return start if start is not None and start.type.is_ranked else None
 
@@ -104,7 +104,7 @@ def _taken_apart_before(graph: Graph, node: Node, inner: Node) -> Value | None:
     """Take axes apart before a transpose instead of after it, in one with the reshape that is there.
 
     Args:
-        graph: that the nodes are in.
+        graph: the graph that the nodes are in.
         node: the reshape after the transpose.
         inner: the transpose.
     """
@@ -145,7 +145,7 @@ def _transposed(graph: Graph, node: Node, value: Value, perm: Sequence[int]) -> 
 
 
 def _reshaped_from(node: Node) -> Value | None:
-    """What is reshaped to be a node's first input."""
+    """The value whose reshape is a node's first input."""
     source = node.inputs[0]
     return _before_reshape(source.producer) if source is not None and source.producer is not None else None
 

@@ -46,16 +46,18 @@ class Distillation(Training):
             Neural Network", 2015), `mse` as numbers, relative to their size. `auto` takes `kl` for what a softmax gives
             and for logits, and `mse` for the rest: logits are what a linear layer gives in two dimensions, or in three
             with a number for each row of an embedding's table.
-        temperature: softens the probabilities of `kl`. 0 is 4 where the model gives its teacher's class more often than
-            chance would as it begins, as one that was pruned or rounded does: the less likely classes tell it more of
-            each sample. Elsewhere 0 is 1: a student that begins with nothing would need long training to profit from
-            these (Beyer et al., "Knowledge Distillation: A Good Teacher Is Patient and Consistent", CVPR 2022).
+        temperature: the temperature that softens the probabilities of `kl`. 0 takes 4 where the model gives its
+            teacher's class more often than chance before training, as a pruned or rounded model does: the less likely
+            classes tell it more of each sample. Elsewhere 0 takes 1: a student that begins with nothing would need long
+            training to profit from these classes (Beyer et al., "Knowledge Distillation: A Good Teacher Is Patient and
+            Consistent", CVPR 2022).
         teacher: a model to learn from in place of the one that was read, named as a recipe names models.
-        outputs: pairs of outputs, `student->teacher`, where these have other names or there are more; all where empty.
-        features: pairs of values inside, or of layers by module path, that are to be alike, too: as numbers where they
-            have one shape, otherwise by where they are large.
-        feature_weight: of their loss beside that of the outputs.
-        label_weight: of the cross-entropy of the first of the outputs with labels; the teacher's is one less that.
+        outputs: pairs of outputs, `student->teacher`, where names differ or one model has more; all where empty.
+        features: pairs `student->teacher` of inner values, or of layers by module path, that are to be alike, too: as
+            numbers where their shapes are the same, otherwise by where they are large.
+        feature_weight: the weight of the features' loss beside that of the outputs.
+        label_weight: the weight of the cross-entropy of the first output with the labels; the loss against the teacher
+            has the rest of 1.
     """
 
     name: ClassVar[str] = "distill"
@@ -115,15 +117,15 @@ class Distillation(Training):
 def _temperature(graph: Graph, judge: Judge) -> float:
     """The temperature that suits a model as it begins, on data that are held out."""
     if all(kind is LossKind.NUMBERS for kind in judge.measures.values()):
-        return 1.0  # there are no classes
+        return 1.0  # no output holds classes
     return _NEAR if judge.judge(graph).drop < _BY_CHANCE * judge.drop_of_commonest() else _FAR
 
 
 def _answers(teacher: Graph) -> "Callable[[Piece], Mapping[str, Tensor]]":
-    """What a teacher says of pieces.
+    """A function that gives a teacher's outputs for a piece.
 
     Raises:
-        ModelError: an input is missing, the teacher doesn't run on it, or what it says is no number.
+        ModelError: an input is missing, the teacher doesn't run on it, or an output is not finite.
     """
     from ...ir.interpreter import Interpreter
     from ...ir.ops.dtypes import to_torch

@@ -34,8 +34,8 @@ def return_too(graph: Graph, names: Sequence[str], owner: str) -> None:
 
     Args:
         graph: edited in place.
-        names: of values, or module paths, of which the last float that is computed there counts.
-        owner: of the graph, for messages.
+        names: the names of values, or module paths, which stand for the last float that is computed there.
+        owner: the graph's owner, named in messages.
 
     Raises:
         UsageError: there is no such float.
@@ -53,10 +53,10 @@ def return_too(graph: Graph, names: Sequence[str], owner: str) -> None:
 def compare_features(count: int, got: "Mapping[str, Tensor]", wanted: "Mapping[str, Tensor]") -> "Tensor":
     """How far the features of a student are from its teacher's, summed over pairs.
 
-    Those of one shape are compared as numbers, relative to their size. Of others the mean square over channels, which
-    are the second axis of images and of attention's probabilities and otherwise the last one, is compared for each
-    place, relative to its size in each sample: S. Zagoruyko and N. Komodakis, "Paying More Attention to Attention",
-    ICLR 2017.
+    Features of one shape are compared as numbers, relative to their size. Of others the mean square over channels is
+    compared at each position, relative to its size in each sample: S. Zagoruyko and N. Komodakis, "Paying More
+    Attention to Attention", ICLR 2017. Channels are the second axis of images and of attention's probabilities, and
+    otherwise the last one.
     """
     distances = [_apart(got[_key(place)].float(), wanted[_key(place)].float()) for place in range(count)]
     return sum(distances[1:], start=distances[0])

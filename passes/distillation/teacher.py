@@ -9,15 +9,15 @@ from ...ir.types import TensorType
 
 
 def aligned(teacher: Graph, student: Graph, pairs: Sequence[tuple[str, str]] = ()) -> Graph:
-    """A copy of a teacher with the student's names, by place where they aren't the same.
+    """A copy of a teacher whose inputs and outputs have the student's names, by position where these differ.
 
     Args:
         teacher: the other model.
-        student: that has the names.
-        pairs: of the student's outputs and the teacher's; others are left out. All outputs where empty.
+        student: the model whose names are taken.
+        pairs: pairs of an output of the student and one of the teacher; others are left out. All outputs where empty.
 
     Raises:
-        UsageError: it has more or fewer inputs or outputs, or some of another type or shape.
+        UsageError: the teacher has more or fewer inputs or outputs, or some of another type or shape.
     """
     copy = teacher.clone()
     inputs, outputs = list(student.inputs), student.outputs

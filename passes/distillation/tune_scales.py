@@ -24,7 +24,7 @@ _SCALES: dict[str, tuple[int, ...]] = {
 """Inputs of operators that are tuned: scales of blocks, scales and shifts of normalizations."""
 
 _JUDGES = 8
-"""The batches that are held out, or one more."""
+"""About how many batches are held out."""
 
 _WARM_UP = 5
 """Steps in which the learning rate rises."""
@@ -36,13 +36,13 @@ class ScaleTuning(Pass):
 
     Codes and zero points stay, so that the model neither grows nor slows down; all scales are learned together, end to
     end, as in the second phase of Chen et al., "EfficientQAT: Efficient Quantization-Aware Training for Large Language
-    Models", ACL 2025. Some batches are held out: what does worse on them than before is given up.
+    Models", ACL 2025. Some batches are held out: unless the loss on them falls, the model stays as it was.
 
     Attributes:
-        iterations: of training, on a batch each.
-        lr: the learning rate of Adam, as a share of each number; it falls to zero along a cosine.
+        iterations: the number of training steps, on one batch each.
+        lr: the learning rate of Adam, as a share of each scale; it falls to zero along a cosine.
         loss: `kl` compares outputs as classes' probabilities along the last axis, `mse` as numbers; `auto` takes `kl`
-            for what a softmax gives and for logits in two dimensions.
+            for what a softmax gives and for logits, as `distill` does.
     """
 
     name: ClassVar[str] = "tune-scales"
@@ -92,13 +92,13 @@ class ScaleTuning(Pass):
 
 
 def _is_tuned(constant: Constant, context: PassContext) -> bool:
-    """Whether all that read a constant read it as a scale, and may be touched."""
+    """Whether all nodes that read a constant read it as a scale, and are selected."""
     is_scale = [use.index in _SCALES.get(use.node.operator, ()) and context.selects(use.node) for use in constant.uses]
     return bool(is_scale) and all(is_scale) and constant.dtype.is_trainable
 
 
 class _Student:
-    """A graph whose scales are changed by shares of themselves, beside the one that it is to match."""
+    """A graph whose scales are changed by shares of themselves, beside the graph that it is to match."""
 
     def __init__(self, graph: Graph, tuned: list[Constant], source: Graph, measures: Mapping[str, LossKind]) -> None:
         import torch

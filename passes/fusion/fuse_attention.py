@@ -96,7 +96,7 @@ def _is_mask(shape: Sequence[Dim], scores: Sequence[Dim]) -> bool:
 
 
 def _is_guarded(match: Match) -> bool:
-    """Whether zeros are chosen for weights that are NaN, or aren't seen."""
+    """Whether a Where puts zeros for weights that are NaN, or aren't seen."""
     weights = match.root.input(0)
     return weights is not None and weights.producer is not None and weights.producer.operator == "Where"
 
@@ -145,7 +145,7 @@ def _keys(op: Builder, match: Match) -> Value:
 
 
 def _mask(op: Builder, match: Match) -> Value | None:
-    """All that is added to the scores in one; where nothing is, what is seen."""
+    """One mask for all that is added to the scores; where nothing is, a mask of what is seen."""
     bias, seen, closed, mask = (match.values[name] for name in _MASKS)
     if closed is not None:
         seen = op.Not(closed)
@@ -190,7 +190,7 @@ def _is_causal(match: Match) -> str:
 
 
 def _repeated(op: Any, x: Any, axes: Any, sizes: Any, shape: Any, indices: Any) -> Any:
-    """Heads of keys or values, each as often as queries share it."""
+    """Heads of keys or values, each repeated for all queries that share it."""
     stacked = op.Reshape(op.Expand(op.Unsqueeze(x, axes), sizes), shape)
     return op.either(stacked, op.Gather(x, op.constant(indices), axis=-3))
 
@@ -230,10 +230,10 @@ def _repeats(one: Value, many: Value) -> bool:
 class AttentionFusion(RewritePass):
     """Write Attention for the products, the softmax and the masks that it is made of, in all of their usual forms.
 
-    Masks in place of scores become masks that are added, and those that forbid nothing, or what lies ahead, go; heads
-    of keys and values that are repeated for groups of queries aren't any more. What guards against the NaN of a row
-    that is masked altogether goes too, since Attention gives zeros for it. Where nothing guarded against it, masks that
-    are added are taken to leave something open in each row.
+    Masks that replace scores become masks of Attention. Masks that forbid nothing go, and so do causal ones, which an
+    attribute stands for. Heads of keys and values that are repeated for groups of queries are no longer repeated.
+    Guards against the NaN of a row that is masked altogether go, too, since Attention gives zeros for such a row. Where
+    there was no guard, masks that are added are taken to leave something open in each row.
     """
 
     name: ClassVar[str] = "fuse-attention"

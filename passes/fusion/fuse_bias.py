@@ -12,7 +12,7 @@ from ..rewrite import Match, RewritePass, RewriteRule
 
 
 def _per_channel(match: Match, name: str) -> np.ndarray | None:
-    """A constant that is broadcast along everything but the channels, as a vector of them; None if it is no such."""
+    """A constant that is broadcast along everything but the channels, as a vector of them; None if it isn't one."""
     data = match.constant(name)
     weight = match.constant("w")
     rank = match["x"].type.rank

@@ -41,7 +41,7 @@ def _group_norm(op: Builder, match: Match) -> Value:
 
 
 def _of_channels(match: Match) -> np.ndarray | None:
-    """The constant `c` as one number for each channel; None if it is no such."""
+    """The constant `c` as one number for each channel; None if it isn't that."""
     data, scale, rank = match.constant("c"), match.constant("scale"), match["x"].type.rank
     if data is None or scale is None or data.ndim > rank:
         return None
@@ -58,7 +58,7 @@ def _is_affine(match: Match) -> str:
 
 
 def _affine(op: Builder, match: Match) -> Value:
-    """The same normalisation with the scale or bias `c` in its own."""
+    """The same normalisation with the scale or bias `c` merged into its own."""
     node, change, scale, bias = match.nodes[-1], _of_channels(match), match.data("scale"), match.data("bias")
     assert change is not None  # _is_affine
     if match.root.operator == "Add":

@@ -56,7 +56,7 @@ def _counted(match: Match, heads: Value) -> tuple[Dim, int, Dim, int]:
 
 
 def _flat(match: Match, heads: Value) -> tuple[Dim, ...]:
-    """The shape in which Attention takes what it takes apart itself."""
+    """The shape in which Attention takes heads that it takes apart itself: `[batch, length, heads * size]`."""
     batch, count, length, size = _counted(match, heads)
     return batch, length, count * size
 
@@ -116,7 +116,7 @@ def _are_packed_rows(match: Match) -> str:
 def _split_rows(op: Builder, match: Match) -> Value:
     flat = [value.shape for value in match.node("Attention").inputs[:3] if value is not None]
     x, (batch, length, hidden) = match["x"], flat[0]
-    if x.shape[-1] == 3 * hidden:  # of a single sequence
+    if x.shape[-1] == 3 * hidden:  # the rows of a single sequence
         x = _reshaped(op, x, (batch, length, 3 * hidden))
     parts = op.Split(x, axis=-1, num_outputs=3, outputs=3)
     parts = [_reshaped(op, part, shape) for part, shape in zip(parts, flat, strict=True)]
@@ -127,8 +127,8 @@ def _split_rows(op: Builder, match: Match) -> Value:
 class HeadFusion(RewritePass):
     """Give Attention queries, keys and values as products compute them, and let it take their heads apart.
 
-    Also where the sequence comes before the batch, as in torch's MultiheadAttention: the heads of a whole batch are
-    then those of one sequence. Queries, keys and values that one product computes are split, not gathered.
+    The sequence may also come before the batch, as in torch's MultiheadAttention: the heads of a whole batch are then
+    those of one sequence. Queries, keys and values that one product computes are split, not gathered.
     """
 
     name: ClassVar[str] = "fuse-heads"

@@ -27,7 +27,7 @@ def _check(match: Match) -> str:
 
 
 def _rows(op: Builder, x: Value, result: Value) -> Value:
-    """What is multiplied, with the leading axes of the result and one more."""
+    """The operand of the product, with the leading axes of the result and one more."""
     if x.type.rank == result.type.rank:
         return x
     return op.Reshape(x, [*[0] * (result.type.rank - 1), -1])

@@ -95,7 +95,7 @@ def _rotated(op: Builder, match: Match) -> Value:
 
 
 def _of_batch(op: Builder, x: Value, angles: Value) -> Value:
-    """The first half of the angles' functions as `[batch, sequence, size / 2]`."""
+    """The first half of the angles' cosines or sines as `[batch, sequence, size / 2]`."""
     width = x.shape[3]
     assert isinstance(width, int)
     half = op.Slice(angles, [0], [width // 2], [-1])
@@ -135,8 +135,8 @@ def _flat(op: Builder, match: Match) -> Value:
 class RotaryFusion(RewritePass):
     """Write RotaryEmbedding for the halves of queries and keys that are turned by an angle of their place.
 
-    It takes heads apart itself, so that the reshape and the transpose that do come after it, where attention takes them
-    up.
+    RotaryEmbedding takes heads apart itself, so that the reshape and the transpose that did so come after it, where
+    Attention takes them up.
     """
 
     name: ClassVar[str] = "fuse-rotary"

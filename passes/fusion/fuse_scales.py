@@ -1,4 +1,4 @@
-"""Scales of what is scaled already, or of the two operands of a product, as attention has them, made into one."""
+"""Two scales in a row, or those of the two operands of a product, as attention has them, made into one."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -39,7 +39,7 @@ def _check_row(match: Match) -> str:
 
 
 def _smallest(array: np.ndarray) -> float:
-    """The smallest positive number of an array's type that has all its digits."""
+    """The smallest positive normal number of an array's type."""
     from ml_dtypes import finfo  # numpy's own lacks bfloat16
 
     return float(finfo(array.dtype).tiny)

@@ -1,8 +1,8 @@
 """Unified diffs, as `patch` reads them, of texts of tens of thousands of lines.
 
 `difflib` alone compares the lines of all places with each other: half a minute for 20,000 of which every third has
-changed. In a graph's text most lines stand once, as each has the name of a value. So those that stand once in both
-texts tell what corresponds, and what is equal around them does as well: patience diff, of Bram Cohen.
+changed. In a graph's text most lines stand once, as each has the name of a value. So lines that stand once in both
+texts are matched first, and then equal lines around them: patience diff, of Bram Cohen.
 """
 
 from bisect import bisect_left
@@ -15,9 +15,9 @@ def unified_diff(before: Sequence[str], after: Sequence[str], head: Sequence[str
     """The lines of a diff; none where nothing differs.
 
     Args:
-        before: lines with their ends.
-        after: the same.
-        head: what the diff calls the two.
+        before: the lines of one text, with their ends.
+        after: the lines of the other text, likewise.
+        head: what the diff calls the two texts.
     """
     for number, group in enumerate(_Patience(before, after).get_grouped_opcodes()):
         if not number:
@@ -38,7 +38,7 @@ def _range(start: int, end: int) -> str:
 
 
 class _Patience(SequenceMatcher[str]):
-    """Finds what is equal by the lines that stand once."""
+    """Finds equal stretches by the lines that stand once."""
 
     def __init__(self, before: Sequence[str], after: Sequence[str]) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class _Patience(SequenceMatcher[str]):
 
 
 def _anchors(before: Sequence[str], after: Sequence[str]) -> Sequence[tuple[int, int]]:
-    """The places of lines that stand once in both texts: as many as are in the same order, the longest rising row."""
+    """The places of lines that stand once in both texts, in the same order: the longest increasing subsequence."""
     counts, new_counts = Counter(before), Counter(after)
     places = {line: place for place, line in enumerate(after) if new_counts[line] == counts[line] == 1}
     pairs = [(place, places[line]) for place, line in enumerate(before) if line in places]

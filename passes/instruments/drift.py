@@ -28,7 +28,7 @@ class Drift(Instrument):
     It holds all that the source computes on one probe in memory.
 
     Args:
-        stream: where to; stderr where none is given.
+        stream: the stream to print to; stderr where none is given.
     """
 
     name: ClassVar[str] = "drift"

@@ -26,7 +26,7 @@ class Dump(Instrument):
     backend's: its files follow, with a source of their own.
 
     Args:
-        folder: that is made for them, or is empty.
+        folder: the folder for the files, which is made, or is empty.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -47,9 +47,9 @@ class Dump(Instrument):
         """Write the files of one point.
 
         Args:
-            name: of the pass.
-            text: of it with its options, for the head of the diff; nothing for the source.
-            graph: at this point.
+            name: the pass's name.
+            text: the pass with its options, for the head of the diff; empty for the source.
+            graph: the graph at this point.
         """
         stem = f"{self._count:02}-{_UNUSUAL.sub('-', name)}"
         lines = [*print_graph(graph).splitlines(keepends=True), *_checksums(graph)]

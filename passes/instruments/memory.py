@@ -24,7 +24,7 @@ class Memory(Instrument):
     Where the system doesn't let the peak be reset, it is that of the process so far.
 
     Args:
-        stream: where to; stderr where none is given.
+        stream: the stream to print to; stderr where none is given.
     """
 
     name: ClassVar[str] = "memory"

@@ -15,9 +15,9 @@ class PrintIR(Instrument):
 
     Args:
         before: names of the passes before which to print; `*` stands for all.
-        after: the same for after.
-        changed: print after every pass that changed something.
-        stream: where to; stderr where none is given.
+        after: names of the passes after which to print, likewise.
+        changed: whether to print after every pass that changed something.
+        stream: the stream to print to; stderr where none is given.
     """
 
     def __init__(

@@ -16,7 +16,7 @@ class Statistics(Instrument):
     """Counts rewrites by pass and name, and prints them at the end with nodes, constants and bytes before and after.
 
     Args:
-        stream: where to; stderr where none is given.
+        stream: the stream to print to; stderr where none is given.
     """
 
     name: ClassVar[str] = "stats"

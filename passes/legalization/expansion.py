@@ -50,7 +50,7 @@ def axes_from(node: Node, value: Value, default: int = -1) -> tuple[int, ...]:
 
 
 def widened(op: Builder, node: Node) -> tuple[Value, ...]:
-    """A node on half-precision floats computed in float32, which they are rounded from once, at the end."""
+    """A node on half-precision floats, computed in float32 and rounded once, at the end."""
     halves = (DType.float16, DType.bfloat16)
     inputs = [
         op.Cast(value, to=DType.float32) if value is not None and value.dtype in halves else value

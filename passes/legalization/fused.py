@@ -91,7 +91,7 @@ def _normalized(op: Builder, node: Node, x: Value, axes: tuple[int, ...] | list[
 
 
 def _is_plain(node: Node) -> bool:
-    """Whether no statistics of it are read, and all is computed in float32."""
+    """Whether a node has no output of statistics, and computes in float32."""
     return len(node.outputs) == 1 and node.output.dtype is DType.float32
 
 

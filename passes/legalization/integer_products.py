@@ -1,6 +1,6 @@
-"""What reads products of integers, in forms in which ONNX Runtime still computes these as integers.
+"""The readers of integer products, in forms in which ONNX Runtime still computes the products as integers.
 
-Otherwise it computes them in floats, from weights that it dequantizes at each call.
+Otherwise it computes products in floats, from weights that it dequantizes at each call.
 """
 
 from collections.abc import Collection

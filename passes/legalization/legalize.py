@@ -24,10 +24,10 @@ from .support import Support
 class Legalization(Pass):
     """Spell out what the backend doesn't run as it is, and refuse what it can't run at all.
 
-    Fused operators are spelled out as well where the target says which are worth having on the backend, and not these.
+    Fused operators are spelled out as well if the target lists those worth having on the backend, and not these.
 
     Attributes:
-        backend: that is to run the graph.
+        backend: the backend that is to run the graph.
     """
 
     name: ClassVar[str] = "legalize"
@@ -89,7 +89,7 @@ class Legalization(Pass):
 
 
 def _steps(graph: Graph, support: Support, slow: frozenset[str]) -> Iterator[tuple[Graph, Node, str, Expansion]]:
-    """The nodes that need something done to them now, with their graphs, what that is called, and what does it."""
+    """The nodes to rewrite now, each with its graph, the word for the rewrite, and the function that does it."""
     for node in graph.nodes:
         if support.widened(node):
             yield graph, node, "widen", widened
@@ -116,7 +116,7 @@ def _expansion(node: Node, support: Support) -> Expansion | None:
 
 
 def _unfused(node: Node, support: Support, slow: frozenset[str]) -> Expansion | None:
-    """What spells out a node that would be run by a kernel that is slower than that."""
+    """The expansion of a node that is faster spelled out than by its fused kernel; None for others."""
     kernel = support.kernel(node)
     if kernel not in slow:
         return None
@@ -125,7 +125,7 @@ def _unfused(node: Node, support: Support, slow: frozenset[str]) -> Expansion | 
 
 
 def _renamed(op: Builder, value: Value, type: TensorType) -> Value:
-    """The same value with other symbols for sizes that depend on data: those of which later nodes speak."""
+    """The same value with other symbols for sizes that depend on data: those that later nodes use."""
     if not any(map(is_from_data, type.symbols | value.type.symbols)):
         return value
     renamed = op.Identity(value)

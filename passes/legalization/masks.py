@@ -16,7 +16,7 @@ _FLOATS = frozenset({np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.flo
 
 
 def adjustment(node: Node) -> Expansion | None:
-    """What brings a mask into a form that the kernel runs, and as it is meant; None where it has one."""
+    """What brings a mask into a form that the kernel runs as it is meant; None where the mask has one."""
     mask = node.input(3)
     if mask is None:
         return None
@@ -28,9 +28,8 @@ def adjustment(node: Node) -> Expansion | None:
 def _with_raised_mask(op: Builder, node: Node) -> Value | tuple[Value, ...]:
     """Replace the lowest number in an Attention's mask by the lowest but one.
 
-    The kernel takes a row of the lowest number for one that may look nowhere, as one of minus infinity may, and gives
-    zeros. In the standard that row's scores are all equal, and it gets the mean of the values: so do models with
-    padding.
+    The kernel gives zeros for a row of the lowest number, as for one of minus infinity, which may look nowhere. By the
+    standard the row's scores are all equal, and it gets the mean of the values. Models with padding have such rows.
     """
     mask = node.operand(3)
     lowest, raised = _bounds(mask)
@@ -52,7 +51,7 @@ def _bounds(mask: Value) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _is_raised(mask: Value) -> bool:
-    """Whether a mask is one that was made here, or an expanded one."""
+    """Whether a mask was raised here already, or is such a mask expanded."""
     node = mask.producer
     if node is not None and node.operator == "Expand" and node.inputs[0] is not None:
         return _is_raised(node.inputs[0])
@@ -61,7 +60,7 @@ def _is_raised(mask: Value) -> bool:
 
 
 def _may_be_lowest(mask: Value) -> bool:
-    """Whether the lowest number is among those that a mask is made of, or it is an input of the model."""
+    """Whether a mask is made of the lowest number among others, or of an input of the model."""
     lowest = _bounds(mask)[0]
     waiting, seen = deque([(mask, True)]), {mask}
     while waiting and len(seen) < _NEAR:

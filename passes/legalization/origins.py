@@ -8,10 +8,10 @@ from ...ir.graph import Graph, Node, nested
 
 @dataclass(frozen=True, slots=True)
 class Origins:
-    """The operators of a graph by their places, as refusals name them after it was rewritten.
+    """The operators of a graph by location, for refusals to name after the graph was rewritten.
 
     Attributes:
-        operators: by the texts of their locations.
+        operators: the operators by the texts of their locations.
     """
 
     operators: Mapping[str, Sequence[str]]

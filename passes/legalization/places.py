@@ -1,4 +1,4 @@
-"""Constant places that aren't there: of backends some fail over them when they run, and others read the nearest."""
+"""Constant indices that are out of range: some backends fail over them when they run, others read the nearest."""
 
 from ...ir.graph import Node
 from ...ir.operators import has_trait
@@ -9,7 +9,7 @@ _DEEP = ("GatherND", "ScatterND")
 
 
 def misplaced(node: Node) -> str:
-    """Which place that a node reads or writes isn't there, as a phrase; empty where all are, or sizes aren't known."""
+    """A place that a node reads or writes out of range, as a phrase; empty where none is, or sizes aren't known."""
     is_along = has_trait(node.operator, Trait.INDEXING)
     if not is_along and node.operator not in _DEEP:
         return ""

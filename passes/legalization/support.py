@@ -19,10 +19,10 @@ class Support:
 
     Attributes:
         expanded: operators to spell out, and for which of their nodes.
-        adjusted: operators that are run in some forms alone, and what brings a node into one of them; None where it has
-            it.
+        adjusted: operators that run only in some forms, and what brings a node into one of these; None where the node
+            has one.
         refused: operators that can't be run, and why a node can't, as a phrase; empty where it can.
-        domains: that the backend has operators of, beside the standard's own.
+        domains: the domains that the backend has operators of, beside the standard's own.
         unheld: why values of a type can't be held, as a phrase; empty where they can.
         uncomputed: why a node of whatever operator can't be run, as a phrase; empty where it can.
         kernel: the operator whose kernel runs a node; another than the node's own where the backend fuses it with

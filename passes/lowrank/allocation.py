@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 _STEP = 8
-"""Ranks of 64 and more are multiples of it, as vector units like."""
+"""The number that ranks of 64 and more are multiples of, as suits vector units."""
 _BISECTIONS = 60
 
 Key = TypeVar("Key", bound=Hashable)
@@ -25,9 +25,9 @@ class Choices:
     """What may become of a layer, beside staying whole.
 
     Attributes:
-        cuts: one for each choice.
-        losses: of the model's outputs, at each, float `[choices]`.
-        saved: at each, in the unit of the budget, float `[choices]`.
+        cuts: the cut of each choice.
+        losses: the loss of the model's outputs at each choice, float `[choices]`.
+        saved: what each choice saves, in the unit of the budget, float `[choices]`.
     """
 
     cuts: Sequence[Cut]
@@ -39,11 +39,11 @@ class Choices:
         """The ranks that a layer may have.
 
         Args:
-            losses: of each rank from 0 on.
-            most: the rank that all are below.
+            losses: the loss of each rank from 0 on.
+            most: the rank that all ranks are below.
             per_rank: what each rank costs.
             whole: what the layer costs now, less what stays of it whatever the rank.
-            exact: the rows that stay as they are.
+            exact: how many rows of a table stay as they are.
         """
         ranks = np.arange(1, len(losses))
         ranks = ranks[(ranks < most) & ((ranks < 8 * _STEP) | (ranks % _STEP == 0))]
@@ -51,7 +51,7 @@ class Choices:
 
     @classmethod
     def joined(cls, several: Sequence["Choices"]) -> "Choices":
-        """All choices of several for one layer."""
+        """The choices of several sets for one layer, as one set."""
         return cls(
             [cut for it in several for cut in it.cuts],
             np.concatenate([it.losses for it in several]),
@@ -59,7 +59,7 @@ class Choices:
         )
 
     def best(self, price: float) -> int | None:
-        """The place of the choice that is worth the most if savings have a price; None where none is worth its loss."""
+        """The index of the choice that is worth the most if savings have a price; None where none is worth its loss."""
         gains = price * self.saved - self.losses
         place = int(np.argmax(gains)) if len(gains) else 0
         return place if len(gains) and gains[place] > 0 else None
@@ -72,8 +72,8 @@ def allocate(layers: Mapping[Key, Choices], wanted: float) -> dict[Key, Cut]:
     lowest price at which enough is saved, no other choice that saves as much loses less.
 
     Args:
-        layers: with their choices.
-        wanted: to be saved, in the unit of the choices.
+        layers: the choices of each layer.
+        wanted: how much is to be saved, in the unit of the choices.
 
     Returns:
         The cuts of the layers that don't stay whole.

@@ -10,12 +10,12 @@ _DAMPING = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Decomposition:
-    """Two matrices whose product is a weight, and whose first columns and rows, however many, are the best for a rank.
+    """Two matrices whose product is a weight; their first columns and rows, however many, are the best of that rank.
 
     Attributes:
         whole: what `first` is made of, `[K, L]`: the weight itself where that is tall, so that it isn't held twice.
-        columns: float64 `[L, R]`, with `first` the product of the two.
-        second: float64 `[R, N]`.
+        columns: what `whole` is multiplied by for `first`, float64 `[L, R]`.
+        second: the second matrix, float64 `[R, N]`.
         losses: the squared error, in the metrics that it was made for, of each rank from 0 to R, float64 `[R + 1]`.
     """
 
@@ -25,7 +25,7 @@ class Decomposition:
     losses: np.ndarray
 
     def cut(self, rank: int) -> "Decomposition":
-        """The approximation of a rank."""
+        """The best approximation of a rank."""
         return Decomposition(self.whole, self.columns[:, :rank], self.second[:rank], self.losses[: rank + 1])
 
     @property
@@ -35,7 +35,7 @@ class Decomposition:
 
     @property
     def product(self) -> np.ndarray:
-        """The weight that it stands for."""
+        """The product of the two matrices, which stands for the weight."""
         return self.first @ self.second
 
 
@@ -50,8 +50,8 @@ def decompose(matrix: np.ndarray, moment: np.ndarray | None = None, metric: np.n
 
     Args:
         matrix: the weight, `[K, N]`.
-        moment: of its inputs, `[K, K]`; None where all directions count the same.
-        metric: of its outputs, `[N, N]`, or its diagonal, `[N]`; None where all directions count the same.
+        moment: the moment of its inputs, `[K, K]`, or its diagonal, `[K]`; None where all directions count the same.
+        metric: the metric of its outputs, `[N, N]`, or its diagonal, `[N]`; None where all directions count the same.
     """
     inner, outer = _root(moment), _root(metric)
     weighed = _times(inner, matrix.astype(np.float64))
@@ -70,7 +70,7 @@ def decompose(matrix: np.ndarray, moment: np.ndarray | None = None, metric: np.n
 
 
 def energies(matrix: np.ndarray, metric: np.ndarray | None) -> np.ndarray:
-    """What each row of a weight counts in a metric of its outputs (see `decompose`), `[K]`."""
+    """The energy of each row of a weight by a metric of its outputs (see `decompose`), `[K]`."""
     return np.square(_times(_root(metric), matrix.astype(np.float64).T)).sum(axis=0)
 
 
@@ -79,21 +79,21 @@ def lost(matrix: np.ndarray, approximation: np.ndarray, covariance: np.ndarray |
 
     Args:
         matrix: the weight, `[K, N]`.
-        approximation: of it.
-        covariance: of the inputs; None where all directions count the same.
+        approximation: the approximation of the weight, `[K, N]`.
+        covariance: the covariance of the inputs; None where all directions count the same.
     """
     difference = matrix - approximation
     return float(np.vdot(difference, difference if covariance is None else covariance @ difference))
 
 
 def _eigenvectors(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues, none of them 0, and the vectors of them as columns, the largest first."""
+    """The eigenvalues, none of them 0, and the eigenvectors as columns, the largest first."""
     values, vectors = np.linalg.eigh(gram)
     return np.maximum(values[::-1], 1e-30), vectors[:, ::-1]
 
 
 def _root(moment: np.ndarray | None) -> np.ndarray | None:
-    """`R` with `R^T R` the moment, damped: a triangle, or a diagonal of a diagonal; None of none."""
+    """`R` with `R^T R` the damped moment: a triangle, or a diagonal where the moment is one; None for None."""
     if moment is None:
         return None
     if moment.ndim == 1:
@@ -106,14 +106,14 @@ def _transposed(root: np.ndarray | None) -> np.ndarray | None:
 
 
 def _times(root: np.ndarray | None, matrix: np.ndarray) -> np.ndarray:
-    """The product of a root, its diagonal, or nothing with a matrix."""
+    """The product of a root with a matrix; a root is a matrix, a diagonal, or None for the identity."""
     if root is None:
         return matrix
     return root[:, None] * matrix if root.ndim == 1 else root @ matrix
 
 
 def _solved(root: np.ndarray | None, matrix: np.ndarray) -> np.ndarray:
-    """What a root, its diagonal, or nothing gives a matrix as product with."""
+    """The matrix whose product with a root, as in `_times`, is the given one."""
     if root is None:
         return matrix
     return matrix / root[:, None] if root.ndim == 1 else np.linalg.solve(root, matrix)

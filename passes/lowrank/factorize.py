@@ -36,7 +36,7 @@ _NOTHING = 1e-12
 _LEAST_SAVED = 0.01
 """The share of the model's operations or parameters for which it is worth it to have more layers."""
 _LEAST_GAIN = 0.1
-"""The share of a layer's multiply-adds below which two layers take as long as one."""
+"""The share of a layer's multiply-adds that two layers have to save to take less time than one."""
 
 
 @dataclass(frozen=True)
@@ -48,26 +48,27 @@ class Factorization(Pass):
     the model's outputs (see `weight_metrics`). Only what varies counts: the mean of what is lost goes into the
     bias, where there can be one.
 
-    With calibration data and none of `energy`, `rank`, `ratio`, `flops` and `parameters`, as much as possible is taken,
-    as long as the outputs stay within `max_drop` on batches that were held out.
+    With calibration data and none of `energy`, `rank`, `ratio`, `flops` and `parameters`, as much is removed as
+    possible while the outputs stay within `max_drop` on held-out batches.
 
     Attributes:
-        energy: of the variance of each layer's output, on batches that were held out, or without data of the squared
-            singular values, that is kept; it sets the rank of each layer. 0 leaves it to the others, and is 0.95
-            without data.
-        rank: the same rank for every layer instead; 0 leaves it to the others.
-        ratio: of each layer's multiply-adds that is removed instead; 0 leaves it to the others.
-        flops: of the model's operations that is removed instead, where the outputs lose the least; 0 leaves it to the
-            others.
-        parameters: of the model's parameters that is removed instead, where the outputs lose the least, embeddings
-            among them; 0 leaves it to the others. With `flops` both are removed.
-        max_drop: in hundredths of the metric's own scale, where the calibration data have labels. In percent where they
-            have none: of rows of an output of classes whose largest element is elsewhere than before, or of other
-            outputs 100 (1 - cosine) of what varies among samples; of a sigmoid's numbers also 100 (1 - F1) of those
-            beyond a half. The output that loses most counts.
+        energy: the share to keep of the variance of each layer's output on held-out batches, or without data of its
+            squared singular values; it sets the layer's rank. 0 leaves ranks to the other options; without data and any
+            of these, it stands for 0.95.
+        rank: the same rank for every layer instead; 0 leaves ranks to the other options.
+        ratio: the share of each layer's multiply-adds to remove instead; 0 leaves ranks to the other options.
+        flops: the share of the model's operations to remove instead, where the outputs lose the least; 0 leaves ranks
+            to the other options.
+        parameters: the share of the model's parameters to remove instead, embeddings among them, where the outputs lose
+            the least; 0 leaves ranks to the other options. With `flops`, both shares are removed.
+        max_drop: the most that may be lost on held-out batches. Where the calibration data have labels, it is the drop
+            of the metric, in hundredths of its own scale. Where they have none, it is the loss of the output that loses
+            most, in percent: for classes the share of rows whose largest element is elsewhere than before, for other
+            outputs 100 (1 - cosine) of what varies among samples, and for a sigmoid's numbers also 100 (1 - F1) of
+            those beyond a half.
 
-    Where the backend can be timed, layers stay whole that would take longer in two, and others give what they would
-    have; embeddings are narrowed for their size alone.
+    Where the backend can be timed, layers that would take longer in two stay whole, and other layers give more instead;
+    embeddings are narrowed for their size alone.
     """
 
     name: ClassVar[str] = "factorize"
@@ -112,7 +113,7 @@ class Factorization(Pass):
             misses += slow
             if not slow or self.rank or self.ratio or not (self.flops or self.parameters):
                 break
-            cuts, notes = self._for_budget(graph, layers, context)  # others give what those would have
+            cuts, notes = self._for_budget(graph, layers, context)  # other layers give more instead
         found = self._split(graph, context, layers, cuts)
         return PassResult(found.counts, [*found.misses, *misses], notes)
 
@@ -148,7 +149,7 @@ class Factorization(Pass):
     def _for_budget(
         self, graph: Graph, layers: Sequence["_Layer"], context: PassContext
     ) -> tuple[dict[Node, Cut], list[str]]:
-        """The cuts that save the shares of the model that were asked for, and notes where there are none."""
+        """The cuts that save the shares of the model that were asked for, and notes where less can be saved."""
         cost, notes = summarize(graph, context.sizes), list[str]()
         choices = {layer.node: layer.choices(None) for layer in layers}
         if self.flops:
@@ -169,7 +170,7 @@ class Factorization(Pass):
         cuts: Mapping[Node, Cut],
         profile: Profiler,
     ) -> tuple[list["_Layer"], list[str]]:
-        """The layers but for those that take longer in two, with a sentence for each of these.
+        """The layers that don't take longer in two, and a sentence for each that does.
 
         Tables are narrowed for their size alone.
         """
@@ -191,7 +192,7 @@ class Factorization(Pass):
         return min(self.rank, rows, columns) or max(1, int((1 - self.ratio) * rows * columns / (rows + columns)))
 
     def _within(self, graph: Graph, context: PassContext, layers: Sequence["_Layer"], judge: Judge) -> dict[Node, Cut]:
-        """The cuts that save the most operations with which the outputs stay within bounds."""
+        """The cuts that save the most operations while the outputs stay within bounds."""
         scratch = replace(context, counter=DebugCounter())
         choices = {layer.node: layer.choices(_flops(layer, context)) for layer in layers}
 
@@ -255,7 +256,7 @@ def _short(choices: Mapping[Node, Choices], wanted: float, whole: int, what: str
 def _moved(
     graph: Graph, copy: Graph, layers: Sequence["_Layer"], cuts: Mapping[Node, Cut]
 ) -> tuple[list["_Layer"], dict[Node, Cut]]:
-    """Layers and cuts of a graph as those of its copy."""
+    """The layers and cuts of a graph's copy, from those of the graph."""
     twins = dict(zip(graph.nodes, copy.nodes, strict=True))
     return [replace(layer, node=twins[layer.node]) for layer in layers], {twins[it]: cut for it, cut in cuts.items()}
 
@@ -265,12 +266,12 @@ class _Layer:
     """A layer that may be split.
 
     Attributes:
-        node: that multiplies by the weight.
+        node: the node that multiplies by the weight.
         matrix: the weight, `[K, N]`.
-        inputs: what it reads, where there are data.
-        parts: the weight as a product, and that without the rows of a table that stay as they are, by how many do.
-        order: of a table's rows, those first that matter most.
-        is_ranked: whether losses are those of the model's outputs; else they are of its own.
+        inputs: the moments of what the layer reads; None without data.
+        parts: the weight as a product, by how many rows of a table stay as they are and are left out of it.
+        order: a table's rows, those first that matter most.
+        is_ranked: whether losses are those of the model's outputs, not of the layer's own.
     """
 
     node: Node
@@ -296,12 +297,12 @@ class _Layer:
         return cls(node, matrix, inputs, parts, order, metric is not None)
 
     def choices(self, flops: int | None) -> Choices:
-        """The cuts that may be worth it, and what they save: operations of so many, or if None parameters."""
+        """The cuts that may be worth it, and what they save of the layer's `flops`, or of its parameters if None."""
         (rows, columns), found = self.matrix.shape, list[Choices]()
         whole = self.parts[0].losses[0]
-        unit = 1.0 if self.is_ranked else whole  # a share, as those of outputs are
+        unit = 1.0 if self.is_ranked else whole  # a loss is a share, as those of outputs are
         for exact, parts in self.parts.items():
-            zeros = bool(exact)  # a row of them in both tables
+            zeros = bool(exact)  # both tables have a row of zeros
             size, per_rank = (rows - exact - zeros) * columns, rows - exact + zeros + columns
             most = (1 - _LEAST_GAIN) * size / per_rank
             if flops is not None:

@@ -15,14 +15,14 @@ from .matrix import channel_axis, data_of, weight_of
 def observe_inputs(
     graph: Graph, nodes: Sequence[Node], batches: Sequence[Feeds], context: PassContext, widest: int | None = None
 ) -> dict[Node, Inputs]:
-    """Observe what each layer reads; nothing of those that read no rows, or numbers that are not finite.
+    """Observe what each layer reads; layers that read no rows, or numbers that are not finite, are left out.
 
     Args:
-        graph: that is run.
-        nodes: layers of it.
-        batches: of inputs.
-        context: to whom progress is reported.
-        widest: the channels beyond which a diagonal is all that is held of a moment.
+        graph: the graph to run.
+        nodes: the layers to observe.
+        batches: the inputs, one batch after another.
+        context: the context that progress is reported to.
+        widest: the number of channels above which only a moment's diagonal is held; None for no bound.
     """
     reads = {node: (data_of(node), channel_axis(node)) for node in nodes}
     found = observe(graph, reads.values(), batches, context, widest) if reads else {}
@@ -37,10 +37,10 @@ def count_rows(
     Each row counts as if it had been looked up once more than it was, since more data look up more rows.
 
     Args:
-        graph: that is run, as far as the last of them.
-        nodes: embeddings of it, in its order.
-        batches: of inputs.
-        context: that remembers.
+        graph: the graph to run, as far as the last embedding.
+        nodes: the embeddings, in the graph's order.
+        batches: the inputs, one batch after another.
+        context: the context that remembers the counts.
     """
     if not nodes or not batches:
         return {}

@@ -53,7 +53,7 @@ def bias_place(node: Node) -> tuple[Node, int] | None:
     """Where a number for each output channel can be added to what a layer computes: a node, and its input.
 
     That is the bias, whether there is one or not, or the constant that is added to a MatMul's result. There is none
-    where zeros are put around an image, which such a number doesn't stand for.
+    where an image is padded with zeros, since such a number can't stand for what they lack.
     """
     if node.operator in ("Conv", "Gemm"):
         is_padded = any(node.attributes.get("pads", ())) or node.attributes.get("auto_pad", "NOTSET") != "NOTSET"
@@ -69,7 +69,7 @@ def add_to_bias(graph: Graph, node: Node, place: tuple[Node, int], shift: np.nda
         graph: edited in place.
         node: the layer.
         place: its `bias_place`.
-        shift: float `[N]`.
+        shift: the numbers to add, float `[N]`.
     """
     holder, index = place
     old = holder.input(index)
@@ -92,8 +92,8 @@ def split_node(graph: Graph, node: Node, first: np.ndarray, second: np.ndarray) 
     Args:
         graph: edited in place.
         node: a layer that `read_matrix` reads.
-        first: shape [inputs, rank].
-        second: shape [rank, outputs].
+        first: the first matrix, shape [inputs, rank].
+        second: the second matrix, shape [rank, outputs].
     """
     x, old = node.inputs[:2]
     assert x is not None
@@ -117,15 +117,15 @@ def split_node(graph: Graph, node: Node, first: np.ndarray, second: np.ndarray) 
 def split_table(graph: Graph, node: Node, first: np.ndarray, second: np.ndarray, exact: np.ndarray) -> None:
     """Look up narrow rows and multiply them, in the place of a node that looks up wide ones.
 
-    Where rows stay as they are, a list says of each where it is: from 1 on among the narrow ones, or below 0, which
-    counts from the back, among these. Both tables have zeros at 0.
+    Where some rows stay as they are, a list says where each row is: from 1 on in the table of narrow rows, or below 0,
+    counted from the back, in the table of rows that stay. Both tables have zeros at 0.
 
     Args:
         graph: edited in place.
         node: an embedding that `read_table` reads.
-        first: shape [rows, rank].
-        second: shape [rank, width].
-        exact: places of the rows that stay as they are.
+        first: the narrow rows, shape [rows, rank].
+        second: the matrix that makes them wide, shape [rank, width].
+        exact: the indices of the rows that stay as they are.
     """
     old = weight_of(node)
     op = Builder(graph, before=node, location=node.location)

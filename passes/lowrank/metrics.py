@@ -22,16 +22,16 @@ _WIDEST = 4096
 _ENOUGH_ROWS = 4096
 """Rows of the median layer after which no more gradients are drawn, if there were enough outputs."""
 _ENOUGH_OUTPUTS = 512
-"""Rows of outputs after which no more are drawn: those of one share what is drawn."""
+"""Rows of outputs after which no more gradients are drawn: a layer's rows behind one of them share its draw."""
 _MOST_ROWS = 16384
-"""Rows of the median layer after which no more are drawn in any case."""
+"""Rows of the median layer after which no more gradients are drawn in any case."""
 _BLOCK = 1024
 """Rows of a sample whose errors are taken together."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """What the outputs lose by a change `D` of a weight: the trace of `D^T A D B`, of a batch.
+    """What the outputs for a batch lose by a change `D` of a weight: the trace of `D^T A D B`.
 
     Attributes:
         inputs: `A`, float64 `[K, K]` with a trace of 1, or its diagonal, `[K]`.
@@ -47,19 +47,19 @@ def weight_metrics(
 ) -> dict[Node, Metric]:
     """Second moments of the loss's gradients at weights, for their rows and for their columns.
 
-    Their product stands for Fisher's information of the outputs, as in Gupta et al., "Shampoo", ICML 2018. It knows
-    that errors of a sample's rows add up where they point the same way. Of a model that has an output for each row, as
-    of language, it takes more samples than there are to tell in which directions they do. So its directions are
-    averaged with those that rows have on their own, by moments of inputs and of outputs' gradients (Martens and Grosse,
-    "K-FAC", ICML 2015), where rows that don't matter, like those of padding, are left out; how much there is in all is
-    the gradients'. Samples lie along the first axis. The fewer outputs there were, the more both moments are drawn to
-    equal ones. A model without gradients, or without outputs in float, has none.
+    The product of the two stands for the outputs' Fisher information, as in Gupta et al., "Shampoo", ICML 2018, by
+    which errors of a sample's rows add up where they point the same way. For a model with an output for each row, such
+    as a language model, there are too few samples to tell these directions. So the moments are averaged with those of
+    rows on their own, the moments of inputs and of outputs' gradients (Martens and Grosse, "K-FAC", ICML 2015), without
+    rows that don't matter, such as padding; the average keeps the trace of the gradients' moments. Samples lie along
+    the first axis. The fewer outputs there were, the more both moments are drawn to a multiple of the identity. A model
+    without gradients, or without outputs in float, has no metrics.
 
     Args:
-        graph: that is run.
-        means: of what layers of it read, as far as biases make up for it, float64 `[K]`.
-        batches: of inputs.
-        context: with the seed, and to whom progress is reported.
+        graph: the graph to run.
+        means: the mean of what each layer reads, as far as a bias can make up for it, float64 `[K]`.
+        batches: the inputs, one batch after another.
+        context: the context that has the seed, and that progress is reported to.
     """
     import torch
 
@@ -94,7 +94,7 @@ def weight_metrics(
 
 
 def _shrunk(moment: np.ndarray, samples: int) -> np.ndarray:
-    """A moment of few samples, drawn to one that is the same in all directions, the more the more directions count."""
+    """A moment of few samples, drawn to a multiple of the identity: the more directions count, the further."""
     if moment.ndim == 1:
         return moment
     directions = np.trace(moment) ** 2 / np.square(moment).sum()
@@ -103,9 +103,9 @@ def _shrunk(moment: np.ndarray, samples: int) -> np.ndarray:
 
 
 def _moments(node: Node, x: "Tensor", gradient: "Tensor", mean: np.ndarray) -> "tuple[np.ndarray, np.ndarray]":
-    """Second moments of a batch's gradients at the weight, of its rows and of its columns, where a bias takes the mean.
+    """Second moments of a batch's gradients at the weight, for its rows and for its columns; a bias takes the mean.
 
-    Those of a table's rows are the counts of them, which more data are there for.
+    The moments of a table's rows are left to `count_rows`, which there are more data for.
     """
     import torch
 
@@ -124,13 +124,13 @@ def _moments(node: Node, x: "Tensor", gradient: "Tensor", mean: np.ndarray) -> "
 
 
 def _averaged(rows: "Tensor", joint: "Tensor") -> np.ndarray:
-    """The mean of what rows of a sample do together, and of what each does on its own, drawn to the same trace."""
+    """The mean of the moment of a sample's rows together and of that of each on its own, scaled to one trace."""
     together, alone = _product(rows, joint), _product(rows, rows)
     return (together + _trace(together) / (_trace(alone) or 1.0) * alone) / 2
 
 
 def _product(one: "Tensor", other: "Tensor") -> np.ndarray:
-    """The sum over rows of products of two, or its diagonal where that is wide."""
+    """The sum of the outer products of two matrices' rows, or its diagonal where it is wide."""
     product = (one * other).sum(0) if one.shape[1] > _WIDEST else one.T @ other
     return product.double().numpy()
 

@@ -1,1 +1,1 @@
-"""Each layer in the precision that it can bear: how much each one matters, what it takes, and the choice."""
+"""Mixed precision: how much rounding each layer matters, how long each layer takes, and which ones to quantize."""

@@ -16,16 +16,16 @@ from .rounding import Losses, Rounding, name_of
 from .times import Times, is_integer_use
 
 _SECONDS = 20.0
-"""That the solver may take."""
+"""The seconds that the solver may take."""
 
 
 def allocate(times: Times, losses: Losses, budget: float) -> frozenset[str]:
     """The layers to quantize, by the names of their outputs.
 
     Args:
-        times: of the graph's layers.
-        losses: that each layer and each value adds if it is quantized.
-        budget: that the losses of the chosen ones may sum up to.
+        times: what the graph's layers take in float and in integers.
+        losses: what quantizing each layer and each value adds to the loss.
+        budget: the most that the losses of the chosen layers and their values may sum up to.
     """
     layers = times.rounding.layers
     plan = times.rounding.plan(layers.keys())
@@ -46,10 +46,10 @@ def allocate(times: Times, losses: Losses, budget: float) -> frozenset[str]:
 def _convert(
     program: "_Program", states: "_States", value: Value, uses: tuple[Use, ...], cost: float
 ) -> tuple[int, int]:
-    """Pay for an operator that makes integers of a value, and one that makes floats of them, where they are needed.
+    """Add the cost of quantizing a value, and of dequantizing it, by operators of their own where these are needed.
 
     Returns:
-        The variables that say whether the value is rounded, and whether it is by an operator of its own.
+        The variables that say whether the value is rounded, and whether an operator of its own rounds it.
     """
     there = states.of_value(value)
     readers = [states.of_use(use) for use in uses]
@@ -85,7 +85,7 @@ class _States:
             program.imply(self._nodes[node], *map(self.of_use, result(self._graph, node).uses))
 
     def _joined(self, program: "_Program", variable: int, value: Value) -> int:
-        """Make the variable of what a Gemm or MatMul yields, which is in floats unless all read integers."""
+        """Make the variable of a Gemm's or MatMul's result, which is in floats unless all its readers take integers."""
         held = program.choice()
         program.imply(held, variable)
         for use in value.uses:
@@ -125,7 +125,7 @@ class _Program:
         return len(self._costs) - 1
 
     def variable(self, cost: float) -> int:
-        """Make a variable anywhere between."""
+        """Make a variable anywhere between 0 and 1."""
         self._whole.append(0)
         self._costs.append(cost)
         return len(self._costs) - 1

@@ -45,15 +45,15 @@ class MixedQuantization(Pass):
     Network Quantization", ICML 2021). Layers that stay in float are named, with what they cost.
 
     Attributes:
-        max_drop: where the calibration data have labels, in hundredths of the metric's own scale. Without labels, in
-            percent: of rows of an output of classes (what a softmax gives, or a linear layer in two dimensions) whose
-            largest element is elsewhere than the float model's; of other outputs, 100 (1 - cosine) with the float
-            model's, of what varies among samples; of a sigmoid's numbers also 100 (1 - F1) of those beyond a half. The
-            output that loses most counts.
-        samples: of the calibration data that ranges are fixed by. Batches behind them judge; where there are none,
-            every fourth batch does, and is left out of calibration.
-        checks: layers whose sensitivity is measured.
-        attempts: choices that are built and judged at the most.
+        max_drop: the largest drop that is allowed. Where the calibration data have labels, it is in hundredths of the
+            metric's own scale. Without labels, it is in percent: for an output of classes (what a softmax gives, or a
+            linear layer in two dimensions), the share of rows whose largest element is elsewhere than the float
+            model's; for other outputs, 100 (1 - cosine) with the float model's, of what varies among samples; for a
+            sigmoid's numbers also 100 (1 - F1) of those beyond a half. The output that loses most counts.
+        samples: the number of calibration samples that ranges are fixed by. The batches behind them judge; where these
+            are fewer than a quarter, every fourth batch judges instead, and is left out of calibration.
+        checks: the number of layers whose sensitivity is measured.
+        attempts: the most choices of layers that are built and judged.
     """
 
     name: ClassVar[str] = "quantize-mixed"
@@ -92,8 +92,8 @@ class _Mixing:
     """One run of the pass.
 
     Attributes:
-        layers: that may be quantized.
-        misses: why others can't be.
+        layers: the layers that may be quantized.
+        misses: a sentence for each other layer, saying why it can't be.
     """
 
     def __init__(self, options: MixedQuantization, graph: Graph, context: PassContext, int8: Int8) -> None:
@@ -153,10 +153,10 @@ class _Mixing:
     # -- making and measuring
 
     def _fastest(self, choice: Choice, search: Search, profile: Profiler) -> tuple[Choice, Sequence[Profile]]:
-        """A choice, or another one if it was predicted badly, with what float, int8 and this one take."""
+        """A choice, or a faster one if its time was mispredicted, with the profiles of float, int8 and that choice."""
         measured = self._measure(choice.layers, profile)
         whole = search.times.whole
-        found = measured[2].seconds * whole / measured[1].seconds  # as the machine was when it was predicted
+        found = measured[2].seconds * whole / measured[1].seconds  # at the machine's speed when times were predicted
         other = search.again(choice, found) if abs(choice.seconds / found - 1) > _OFF else None
         if other is None:
             return choice, measured
@@ -177,7 +177,7 @@ class _Mixing:
         return self._known[chosen]
 
     def _quantized(self, graph: Graph, chosen: frozenset[str]) -> Mapping[str, int]:
-        """Quantize the chosen layers of a graph: it becomes their draft, unless rewrites are to end at a number."""
+        """Quantize the chosen layers of a graph in place: it becomes their draft, unless rewrites have a limit."""
         counter, draft = self._context.counter, self._draft(chosen)
         if counter.limit is None:
             graph.become(draft.graph)
@@ -190,11 +190,11 @@ class _Mixing:
         return self._quantize.run(graph, replace(self._context, calibration=self._fit, selection=barred)).counts
 
     def _rounding(self) -> tuple[Rounding, Sequence[Feeds]]:
-        """The graph as it is before it is rounded, and what layers are ranked on."""
+        """The prepared graph before its rounding, and the batches that layers are ranked on."""
         graph = self._source.clone()
         context = self._scratch(self._unselected)
         batches = first_batches(replace(context, calibration=self._fit), _RANKED_ON)
-        quantize = replace(self._quantize, samples=_RANKED_ON, gptq=False)  # which the choice itself has
+        quantize = replace(self._quantize, samples=_RANKED_ON, gptq=False)  # only drafts are rounded by GPTQ
         layers = static_layers(graph, self._operators, context).layers
         context = replace(context, calibration=batches)
         prepared = quantize.prepare(graph, layers, self._int8, self._operators, context)
@@ -213,12 +213,12 @@ class _Mixing:
         return find_sensitivities(rounding, losses, measured, self._options.checks, self._context)
 
     def _scratch(self, barred: AbstractSet[str]) -> PassContext:
-        """Surroundings for graphs that are made to look at, whose rewrites are counted by themselves."""
+        """A context for graphs that are only made to be judged and timed, whose rewrites are counted apart."""
         counter = DebugCounter(last=self._context.counter.last)
         return replace(self._context, selection=Selection(barred=frozenset(barred)), counter=counter)
 
     def _measure(self, chosen: frozenset[str], profile: Profiler) -> Sequence[Profile]:
-        """The float model, the one in int8 and a choice, timed in turn; where that is all of int8, it is timed once."""
+        """Time the float model, the int8 model and a choice in turn; a choice of all layers is the int8 model."""
         graphs = [self._source, self._draft(self._everything).graph, self._draft(chosen).graph]
         measured = profile(graphs[: 2 if chosen == self._everything else 3], by_layer=False)
         return [*measured[:2], measured[-1]]
@@ -263,13 +263,13 @@ class _Mixing:
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """A graph with some layers quantized, whose nodes have names for modules.
+    """A graph with some layers quantized, whose nodes have the names of their first outputs for modules.
 
     Attributes:
-        graph: that was made.
+        graph: the graph after quantization.
         verdict: what its outputs lose.
         counts: how often each rewrite was applied, by its name.
-        rewrites: all that were granted.
+        rewrites: the number of all rewrites that were granted.
     """
 
     graph: Graph
@@ -279,7 +279,7 @@ class _Draft:
 
 
 def _pooled(graph: Graph, operators: frozenset[str]) -> Graph:
-    """A copy, with means of images as they are quantized."""
+    """A copy of a graph, with image means as GlobalAveragePool where that has an integer kernel."""
     copy = graph.clone()
     if "GlobalAveragePool" in operators:
         pool_image_means(copy)
@@ -287,7 +287,7 @@ def _pooled(graph: Graph, operators: frozenset[str]) -> Graph:
 
 
 def _interval(count: int, rows: int) -> tuple[float, float]:
-    """Where 95 % of shares lie of which as many rows are counted (Wilson, 1927)."""
+    """The 95 % confidence interval of a share that holds for `count` of some rows (Wilson, 1927)."""
     from scipy import stats
 
     low, high = stats.binomtest(count, rows).proportion_ci(method="wilson")

@@ -22,8 +22,8 @@ class Losses:
     """What rounding adds to the loss, to second order.
 
     Attributes:
-        weights: of layers, by the name of their output.
-        values: that are put on a grid, by name.
+        weights: what rounding each layer's weight adds, by the name of the layer's output.
+        values: what putting each value on a grid adds, by the value's name.
     """
 
     weights: Mapping[str, float]
@@ -36,7 +36,7 @@ class Losses:
         return weights + sum(self.values.get(value.name, 0.0) for value in roots)
 
     def scaled(self, factor: float) -> "Losses":
-        """The same, times a factor."""
+        """The losses, each times a factor."""
         weights, values = ({name: factor * loss for name, loss in held.items()} for held in (self.weights, self.values))
         return Losses(weights, values)
 
@@ -46,11 +46,11 @@ class Rounding:
     """A graph that is ready to be rounded, layer by layer.
 
     Attributes:
-        graph: in float.
-        layers: that may be quantized, by the name of their output.
-        operators: that have a profitable integer kernel.
+        graph: the graph in float.
+        layers: the layers that may be quantized, by the name of their output.
+        operators: the operators that have a profitable integer kernel.
         int8: how the target's integer kernels behave.
-        grids: of all values that may be quantized, by name.
+        grids: the grid of each value that may be quantized, by the value's name.
     """
 
     graph: Graph

@@ -19,7 +19,7 @@ _WIDEST = 64.0
 
 
 _FASTER = 0.97
-"""The share of a choice's time that another one has to do with, before more is lost for it."""
+"""The share of the best choice's time that another choice must stay below to replace it, as it may lose more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +27,10 @@ class Choice:
     """Layers to quantize.
 
     Attributes:
-        layers: by the names of their outputs.
-        seconds: that one inference is predicted to take.
+        layers: the layers, by the names of their outputs.
+        seconds: the predicted seconds of one inference.
         verdict: what the outputs lose.
-        budget: of loss, within which they are the fastest.
+        budget: the budget of loss within which these layers are the fastest choice.
     """
 
     layers: frozenset[str]
@@ -44,12 +44,12 @@ class Search:
     """Looks for the fastest choice that the judge lets pass.
 
     Attributes:
-        times: that choices take.
-        losses: that rounding adds.
-        judge: what a choice loses.
-        max_drop: that is allowed, in percent.
-        attempts: choices that are judged at the most.
-        context: to whom progress is reported.
+        times: the predicted time of each choice.
+        losses: what rounding adds to the loss.
+        judge: returns what a choice of layers loses.
+        max_drop: the largest drop that is allowed, in percent.
+        attempts: the most choices that are judged.
+        context: the context that progress is reported to.
     """
 
     times: Times
@@ -91,7 +91,7 @@ class Search:
         return best
 
     def again(self, choice: Choice, seconds: float) -> Choice | None:
-        """Another choice, by what one was measured to take; None where it stays the best or the other doesn't pass."""
+        """The best choice once times are corrected by a measurement; None if it is no other one, or doesn't pass."""
         other = self._choice(self.times.corrected(choice.layers, seconds), choice.budget)
         is_new = other.layers and other.layers != choice.layers
         return other if is_new and other.verdict.drop <= self.max_drop else None

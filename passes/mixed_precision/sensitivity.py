@@ -1,11 +1,11 @@
-"""How much of the outputs' loss each layer's rounding makes.
+"""How much each layer's rounding adds to the loss of the outputs.
 
 To second order, the divergence of a model's outputs from the float model's is half the squared length of what rounding
 moves them by, in the metric of Fisher's information, and that is the variance of the product of a random gradient with
 the error: E[(g . e)^2] / 2, with g the gradient of the log-likelihood of a class drawn from the model (Kirkpatrick et
 al., "Overcoming catastrophic forgetting in neural networks", 2017; Dong et al., "HAWQ-V2", 2020, for Hutchinson's
-random signs, which numbers get in place of classes). One backward pass gives the gradients at all layers, and one run
-of the quantized graph, in which each layer reads what the float model gives it, the errors of all layers.
+random signs, drawn in place of classes where outputs are numbers). One backward pass gives the gradients at all layers,
+and one run of the quantized graph, in which each layer reads what the float model gives it, the errors of all layers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,8 +26,8 @@ if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
 
 _CORRELATION, _FACTOR = 0.7, 4.0
-"""How far the ratio of measures to estimates may be from its median; its square, where ranks correlate so much, since
-large losses are less than the second order has them."""
+"""The factor by which ratios of measured to estimated losses may be off their median; where ranks correlate at least so
+much, its square, since large losses are less than the second order predicts."""
 _NEGLIGIBLE = 1e-2
 """The share of the largest loss below which all are taken to be the same."""
 
@@ -37,11 +37,11 @@ class Sensitivities:
     """What rounding adds to the loss, and how that is known.
 
     Attributes:
-        losses: of layers and values; of layers alone where they were measured one by one.
-        checked: of how many layers it was measured.
-        correlation: Spearman's, of estimates with measures.
-        factor: the median of measures over estimates.
-        are_exact: whether all were measured in the end.
+        losses: what layers and values add; what layers alone add, where they were measured one by one.
+        checked: how many layers' losses were measured to check the estimates.
+        correlation: Spearman's rank correlation of the estimated losses with the measured ones.
+        factor: the median ratio of measured to estimated losses.
+        are_exact: whether all layers were measured in the end.
     """
 
     losses: Losses
@@ -65,11 +65,11 @@ def find_sensitivities(
     """Hold estimates to exact measures of a few layers, and measure all where the two disagree.
 
     Args:
-        rounding: of the layers.
-        losses: as estimated.
+        rounding: the graph, ready to be rounded layer by layer.
+        losses: the estimated losses.
         measured: the loss if the layer of a name is quantized alone.
         checks: how many layers are measured, from the least sensitive to the most.
-        context: to whom progress is reported.
+        context: the context that progress is reported to.
     """
     from scipy import stats
 
@@ -103,10 +103,10 @@ def estimate(
     """The expected loss of rounding each weight and each activation alone; all 0 without gradients.
 
     Args:
-        rounding: of all layers.
+        rounding: the graph, ready to be rounded layer by layer.
         measures: how outputs are compared.
-        batches: of inputs.
-        context: with the seed, and to whom progress is reported.
+        batches: the inputs, one batch after another.
+        context: the context that has the seed and that progress is reported to.
     """
     source, sites = _with_sites(rounding)
     sums = context.remember(lambda: [_losses(rounding, source, sites, measures, batches, context)])[0].tolist()
@@ -148,10 +148,10 @@ class _Site:
     """A place where an error shows.
 
     Attributes:
-        what: the layer's output, or the value that is put on a grid, by name.
-        is_layer: which of the two.
-        name: of the value in the quantized graph.
-        value: that it should be, in the float graph.
+        what: the name of the layer's output, or of the value that is put on a grid.
+        is_layer: whether it is a layer's output.
+        name: the name of the value in the quantized graph that has the error.
+        value: the value in the float graph that this one should equal.
     """
 
     what: str
@@ -161,7 +161,7 @@ class _Site:
 
 
 def _with_sites(rounding: Rounding) -> tuple[Graph, list[_Site]]:
-    """The float graph, in which those that will read integers read a value of their own, and where errors show."""
+    """A copy of the float graph, with an Identity for the future readers of integers, and the sites of errors."""
     graph = rounding.graph.clone()
     layers = rounding.layers_of(graph)
     plan = make_plan(graph, layers, rounding.operators)
@@ -181,7 +181,7 @@ def _with_sites(rounding: Rounding) -> tuple[Graph, list[_Site]]:
 
 
 class _Errors:
-    """What rounding moves each layer's result by, where all that it reads is the float model's."""
+    """The error that rounding makes at each site, where all that leads to it comes from the float model."""
 
     def __init__(self, graph: Graph, sites: Sequence[_Site]) -> None:
         from ...ir.interpreter import Interpreter

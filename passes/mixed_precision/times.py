@@ -1,4 +1,4 @@
-"""What a model takes with some layers in integers, from what its operators take in float and in integers, in place.
+"""The time of a model with some layers in integers, from the times of its operators in float and in integers.
 
 An operator by itself says little: what it is fused with, and the layout of what it reads, depend on those around it. So
 the model is timed as a whole in float and in integers, and its operators while it runs. Those that are no layer go with
@@ -20,8 +20,8 @@ class Region:
     """A layer, or a carrier between layers, with what goes with it.
 
     Attributes:
-        in_float: seconds.
-        in_integers: seconds, without conversions.
+        in_float: the seconds that it takes in float.
+        in_integers: the seconds that it takes in integers, without conversions.
     """
 
     in_float: float
@@ -33,12 +33,12 @@ class Times:
     """Predicts what a choice of layers takes.
 
     Attributes:
-        rounding: of the layers.
-        sizes: elements of each value.
-        regions: by the name of the layer's or carrier's output.
-        whole: seconds with all layers in integers.
-        converting: seconds for an element.
-        boundary: what conversions that the integer model doesn't have are multiplied by: layouts change there, too.
+        rounding: the graph, ready to be rounded layer by layer.
+        sizes: the number of elements of each value.
+        regions: the regions, by the name of the layer's or carrier's output.
+        whole: the seconds of one inference with all layers in integers.
+        converting: the seconds that converting an element takes.
+        boundary: the factor on the time of conversions that the integer model doesn't have: layouts change there, too.
     """
 
     rounding: Rounding
@@ -56,10 +56,10 @@ class Times:
         scaled so that they sum up to what it takes as a whole.
 
         Args:
-            rounding: of the layers.
-            sizes: elements of each value.
+            rounding: the graph, ready to be rounded layer by layer.
+            sizes: the number of elements of each value.
             in_float: the profile of a model in which each node's module is the name of its first output.
-            in_integers: the profile of what was made of that.
+            in_integers: the profile of the same model with all layers in integers.
         """
         plan = rounding.plan(rounding.layers.keys())
         heads = rounding.layers.keys() | {name_of(node) for node in plan.carriers}
@@ -86,7 +86,7 @@ class Times:
         return self.whole + regions + self.boundary * conversions
 
     def corrected(self, chosen: AbstractSet[str], measured: float) -> "Times":
-        """The same with the cost of boundaries that explains what a choice was measured to take."""
+        """The times with the factor on conversions that explains the seconds measured for a choice."""
         regions, conversions = self._change(chosen)
         if conversions <= 0:
             return self
@@ -97,7 +97,7 @@ class Times:
         return self.predict(self.rounding.layers.keys() - {name}) - self.whole
 
     def _change(self, chosen: AbstractSet[str]) -> tuple[float, float]:
-        """What regions, and what conversions take longer than with all layers in integers, in seconds."""
+        """How many seconds longer regions take, and conversions, than with all layers in integers."""
         everything = self.rounding.layers.keys()
         plan = self.rounding.plan(chosen)
         integers = {*chosen, *(name_of(node) for node in plan.carriers)}
@@ -126,7 +126,7 @@ def is_integer_use(plan: Plan, layers: AbstractSet[Node], use: Use) -> bool:
 
 
 def _conversions(rounding: Rounding, plan: Plan, chosen: AbstractSet[str], sizes: Mapping[Value, int]) -> int:
-    """The elements that are converted by operators of their own."""
+    """The number of elements that are converted by operators of their own."""
     nodes = {rounding.layers[name].node for name in chosen}
 
     def is_converted(value: Value, uses: Sequence[Use]) -> bool:

@@ -24,9 +24,9 @@ class Candidate:
     """A group that may lose channels.
 
     Attributes:
-        group: of coupled channels.
-        ranking: of its channels.
-        step: what is left is a multiple of it.
+        group: the group of coupled channels.
+        ranking: the ranking of the group's channels.
+        step: the number that the channels left are a multiple of.
     """
 
     group: "ChannelGroup"
@@ -40,12 +40,12 @@ Counts = dict[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Some channels more.
+    """A stage of removal, in which a candidate loses further channels.
 
     Attributes:
-        candidate: whose they are, by its number.
-        removed: how many of its channels are gone then.
-        saved: the share of all that is saved then.
+        candidate: the candidate's number.
+        removed: how many of the candidate's channels are gone then.
+        saved: the share of the graph's cost that is saved then.
     """
 
     candidate: int
@@ -54,15 +54,15 @@ class Stage:
 
 
 class Savings(Protocol):
-    """What is saved while channels go, of candidates that have numbers."""
+    """What is saved while channels of candidates, which are known by number, are removed."""
 
     @property
     def saved(self) -> float:
-        """The share of all that is saved so far."""
+        """The share of the graph's cost that is saved so far."""
         ...
 
     def choices(self, number: int, before: int) -> Sequence[int]:
-        """How many channels of a candidate may be gone next, where some are; the fewest first."""
+        """How many channels of a candidate may be gone next, after those that are gone before; the fewest first."""
         ...
 
     def gain(self, number: int, before: int, after: int) -> float:
@@ -78,13 +78,13 @@ def allocate(candidates: Sequence[Candidate], savings: Savings) -> list[Stage]:
     """Remove channels in the order of what they lose for what they save, until none is left to remove.
 
     Args:
-        candidates: groups with their rankings.
-        savings: by the candidates' places.
+        candidates: the groups with their rankings.
+        savings: what is saved, by the candidates' indices.
     """
     removed = [0] * len(candidates)
 
     def entry(number: int) -> tuple[float, int, int] | None:
-        """What a candidate's next channels lose for what they save, its number, and how many are gone then."""
+        """The loss of a candidate's next channels for what they save, its number, and how many are gone then."""
         losses, before = candidates[number].ranking.losses, removed[number]
         found = [
             (float(losses[after] - losses[before]) / gain, number, after)
@@ -116,8 +116,8 @@ def evenly(candidates: Sequence[Candidate], savings: Savings) -> list[Stage]:
     """Remove channels of all candidates in equal shares, until none is left to remove.
 
     Args:
-        candidates: groups.
-        savings: by the candidates' places.
+        candidates: the groups with their rankings.
+        savings: what is saved, by the candidates' indices.
     """
     removed, stages = [0] * len(candidates), list[Stage]()
 
@@ -143,9 +143,9 @@ class Operations:
     """The operations of a graph while channels go.
 
     Args:
-        graph: that they are of.
-        candidates: groups of it.
-        sizes: of symbolic dimensions, that operations are counted with.
+        graph: the graph whose operations are counted.
+        candidates: the groups of the graph that lose channels.
+        sizes: the sizes of symbolic dimensions that operations are counted with.
     """
 
     def __init__(self, graph: Graph, candidates: Sequence[Candidate], sizes: Mapping[str, int]) -> None:
@@ -180,7 +180,7 @@ class Operations:
         return [size - left] if left else []
 
     def gain(self, number: int, before: int, after: int) -> float:
-        """The operations that are saved by more channels of a candidate; never quite none."""
+        """The operations that are saved by more channels of a candidate; always above 0."""
         gain = sum(
             self._left[node] * (after - before) * width / self._sizes[place]
             for node, place, width in self._touched[number]

@@ -1,4 +1,4 @@
-"""What groups of channels lose beside each other: estimates tell channels of a group apart, and exact losses groups.
+"""Comparison of groups of channels: estimates rank the channels of a group, and exact losses compare groups.
 
 An estimate takes errors of each output of a layer for independent. Those of an image's pixels, or of a sentence's
 words, add up instead, so that it is right for one group and many times too low for another; and layers behind make up
@@ -21,20 +21,20 @@ from .importance import Ranking
 _SHARES = (0.5, 0.75, 0.875)
 """The parts of a group's channels that are removed; below the first, losses are small and estimates good enough."""
 _SAMPLES = 384
-"""On how many samples the rest is fitted and judged."""
+"""How many samples the model without these channels is fitted to and judged on."""
 
 _MOST_OPERATIONS = 5e12
-"""How many floating-point operations that may take, some minutes of two cores; MiniLM would take many times that."""
+"""How many floating-point operations the comparison may take, minutes of two cores; MiniLM would take far more."""
 _RUNS = 3
 """How often a model runs on the data for each number of channels: as it is, while it is fitted, and to be judged."""
 
 _DRAFT_OPERATIONS, _FIT_OPERATIONS = 2e11, 5e11
-"""How many a graph may take for the samples that a draft is fitted to, and what is kept: some seconds."""
+"""How many operations a graph may take on the samples that a draft, or the final graph, is fitted to: some seconds."""
 _DRAFT_SAMPLES, _FIT_SAMPLES = 64, 512
-"""How many samples these are fitted to at the least."""
+"""How many samples a draft, or the final graph, is fitted to at the least."""
 
 Prune = Callable[[Counts, Sequence[Feeds]], Graph]
-"""Makes a graph without so many channels of each group, by its number, that is fitted to some batches."""
+"""A function that makes a graph without so many channels of each group, by its number, fitted to some batches."""
 
 
 def compared(
@@ -45,17 +45,18 @@ def compared(
     context: PassContext,
     about: str,
 ) -> list[Candidate] | None:
-    """Candidates whose losses are the model's where a group's channels are gone, at some numbers of them.
+    """Candidates whose losses were measured on the model, without some numbers of a group's channels alone.
 
-    Between these, losses go by the estimates. None where it would take too long, or no output can be judged.
+    Between these numbers, losses follow the estimates. None where measuring would take too long, or no output can be
+    judged.
 
     Args:
-        graph: that is pruned.
+        graph: the graph to prune.
         candidates: groups with their rankings.
-        batches: to fit to and to judge on.
-        prune: makes what is judged.
-        context: shares what was measured, and to whom progress is reported.
-        about: what decides it beside the graph.
+        batches: the batches to fit to and to judge on.
+        prune: makes the graphs that are judged.
+        context: the context that shares what was measured, and that progress is reported to.
+        about: what the losses depend on beside the graph, as text.
     """
     few = first_batches_of(batches, _SAMPLES)
     removed = [_removed(candidate) for candidate in candidates]
@@ -80,7 +81,7 @@ def compared(
 
 
 def enough_to_draft(graph: Graph, batches: Sequence[Feeds]) -> Sequence[Feeds]:
-    """The first batches, as many as tell ways to remove channels apart and are soon run; all where they are few."""
+    """The first batches, enough to compare orders of removal by, and soon run; all where they are few."""
     return _soon_run(graph, batches, _DRAFT_OPERATIONS, _DRAFT_SAMPLES)
 
 
@@ -106,14 +107,14 @@ def _operations(graph: Graph, batches: Sequence[Feeds]) -> int:
 
 
 def _removed(candidate: Candidate) -> list[int]:
-    """How many channels are removed to measure what is lost."""
+    """The numbers of channels without which the loss of a candidate is measured."""
     size, step = candidate.group.size, candidate.step
     left = {max(step, step * round(size * (1 - share) / step)) for share in _SHARES}
     return sorted(size - count for count in left if count < size)
 
 
 def _through(ranking: Ranking, counts: np.ndarray, exact: np.ndarray) -> Ranking:
-    """A ranking whose losses are exact after some numbers of channels, and go by what they were between them."""
+    """A ranking whose losses are exact after some numbers of channels, and follow the old ones between these."""
     if not len(counts):
         return ranking
     exact = np.maximum.accumulate(exact)

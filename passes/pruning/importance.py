@@ -36,8 +36,8 @@ class Ranking:
     """The channels of a group, the least important first.
 
     Attributes:
-        order: of the channels.
-        losses: of removing the first 0, 1, 2 ... of them.
+        order: the channels in this order.
+        losses: the loss without the first 0, 1, 2 ... of them.
     """
 
     order: np.ndarray
@@ -45,7 +45,7 @@ class Ranking:
 
     @classmethod
     def of(cls, order: np.ndarray, costs: np.ndarray) -> "Ranking":
-        """The ranking in an order, at costs of each channel in that order."""
+        """The ranking with an order of channels, and the cost of each channel in that order."""
         return cls(order, np.concatenate([[0.0], np.cumsum(np.maximum(costs, 0.0))]))
 
 
@@ -55,7 +55,7 @@ class Ranking:
 def rank_by_norm(group: "ChannelGroup", norm: Literal["l1", "l2"]) -> Ranking:
     """Rank by the norms of the filters that compute a channel, with the scale of a batch norm behind them.
 
-    Those of each layer are divided by their mean, so that no layer outvotes the others by its scale. A loss is the
+    The norms of each layer are divided by their mean, so that no layer outvotes the others by its scale. A loss is the
     share of the norms that goes.
     """
     score = np.zeros(group.size)
@@ -89,11 +89,11 @@ def _scale_behind(node: Node) -> np.ndarray | None:
 
 @dataclass(frozen=True, slots=True)
 class Observations:
-    """What layers read, and how much errors of what they compute matter to the outputs.
+    """What layers read, and how much errors of what they compute matter to the model's outputs.
 
     Attributes:
-        inputs: of layers, by the value that is read and the axis of its channels.
-        weights: of a squared error of each output channel, by the output; empty where the model has no gradients.
+        inputs: the moments of layers' inputs, by the value that is read and the axis of its channels.
+        weights: the weight of a squared error of each output channel, by output; empty for a model without gradients.
     """
 
     inputs: Mapping[tuple[Value, int], Inputs]
@@ -106,11 +106,11 @@ def rank(
     """Rank the channels of groups by what is lost without them; by norms where that isn't known.
 
     Args:
-        graph: that they are of.
-        groups: of coupled channels.
-        batches: of inputs.
-        context: with the seed, to whom progress is reported, and that shares what was found.
-        about: what decides it beside the graph.
+        graph: the graph of the groups.
+        groups: the groups of coupled channels.
+        batches: the inputs, one batch after another.
+        context: the context that has the seed, shares what was found, and that progress is reported to.
+        about: what the rankings depend on beside the graph, as text.
     """
 
     def compute() -> list[np.ndarray]:
@@ -131,14 +131,14 @@ def rank(
 def observe_readers(
     graph: Graph, readers: Sequence[Reader], batches: Sequence[Feeds], few: Sequence[Feeds], context: PassContext
 ) -> Observations:
-    """Observe layers.
+    """Observe what layers read, and how much errors of what they compute matter.
 
     Args:
-        graph: that is run.
-        readers: layers of it.
-        batches: of inputs.
+        graph: the graph to run.
+        readers: the layers to observe.
+        batches: the inputs, one batch after another.
         few: batches on which gradients are drawn.
-        context: with the seed, and to whom progress is reported.
+        context: the context that has the seed, and that progress is reported to.
     """
     import torch
 
@@ -163,7 +163,7 @@ def rank_by_loss(group: "ChannelGroup", observed: Observations) -> Ranking | Non
 
     That is the squared error of what the layers that read it compute (Hassibi and Stork, "Optimal Brain Surgeon",
     NeurIPS 1992; Kurtic et al., "ZipLM", NeurIPS 2023), weighed by Fisher's information of each output (Martens and
-    Grosse, "K-FAC", ICML 2015). It is of what varies: a bias stands for the mean.
+    Grosse, "K-FAC", ICML 2015). Only what varies counts: a bias stands for the mean.
 
     Returns:
         None where a layer is not understood, or wasn't seen to read anything.
@@ -220,9 +220,9 @@ class _Reading:
     """One layer's view of a group, while channels go.
 
     Args:
-        weight: `[channels, rows of each, outputs]`.
-        inverse: of the covariance of the rows; None where only their own costs are known.
-        alone: the costs of each row then, `[channels, rows of each]`.
+        weight: the layer's weight, `[channels, rows of each, outputs]`.
+        inverse: the inverse of the covariance of the rows; None where only their own costs are known.
+        alone: the costs of each row by itself, `[channels, rows of each]`; None where `inverse` is given.
     """
 
     def __init__(self, weight: np.ndarray, inverse: np.ndarray | None, alone: np.ndarray | None) -> None:

@@ -1,4 +1,4 @@
-"""What a graph takes while channels go, by the latencies of its layers at some widths of each group.
+"""The time of a graph while channels go, by the latencies of its layers at some widths of each group.
 
 Latencies of layers at several widths, measured on the target, are what NetAdapt (Yang et al., ECCV 2018) and HALP
 (Shen et al., "Structural Pruning via Latency-Saliency Knapsack", NeurIPS 2022) choose widths by: a layer may take as
@@ -30,12 +30,12 @@ _LEAST = 1e-3
 class Latencies:
     """The time of a graph while channels go.
 
-    A layer takes what it takes in the whole graph, times a factor for each group that lies along what it reads or
-    writes: what it took with fewer channels of that group alone.
+    A layer's time is that in the whole graph, times a factor for each group that lies along what it reads or writes:
+    how its time changed with fewer channels of that group alone.
 
     Args:
-        whole: seconds of each layer, float `[layers]`.
-        factors: for each group, by how many of its channels are gone, of each layer, float `[layers]`.
+        whole: the seconds of each layer in the whole graph, float `[layers]`.
+        factors: the factors on the layers' seconds, float `[layers]`, by how many channels are gone, for each group.
     """
 
     def __init__(self, whole: np.ndarray, factors: Sequence[Mapping[int, np.ndarray]]) -> None:
@@ -48,7 +48,7 @@ class Latencies:
         self._left = whole.copy()
 
     def anew(self) -> "Latencies":
-        """The same, with no channel gone."""
+        """The same latencies, with no channel gone."""
         found = copy(self)
         found._left = self._whole.copy()
         return found
@@ -59,7 +59,7 @@ class Latencies:
         return 1 - float(self._left.sum() / (self._whole.sum() or 1.0))
 
     def choices(self, number: int, before: int) -> Sequence[int]:
-        """The larger numbers of a group's channels that were measured: a later one may save more for what it loses."""
+        """The larger numbers of lost channels that a group was measured at; a later one may save more for its loss."""
         return [gone for gone in self._factors[number] if gone > before]
 
     def gain(self, number: int, before: int, after: int) -> float:
@@ -73,7 +73,7 @@ class Latencies:
         self._left[self._touched[number]] *= factors[after] / factors[before]
 
     def speedup(self, counts: Mapping[int, int]) -> float:
-        """How many times faster the graph is taken to be where so many channels of each group are gone."""
+        """How many times as fast the graph is predicted to be without the given numbers of each group's channels."""
         left = self._whole.copy()
         for number, gone in counts.items():
             left[self._touched[number]] *= self._factors[number][gone]
@@ -98,10 +98,10 @@ def measure(
     """Measure layers at some widths of groups.
 
     Args:
-        graph: that is pruned.
-        groups: of it.
-        steps: what is left of each group is a multiple of its own.
-        timing: measures.
+        graph: the graph to prune.
+        groups: its groups of coupled channels.
+        steps: the number that the channels left of each group are a multiple of.
+        timing: measures the layers.
         context: remembers what was measured.
     """
     reach = [_reach(group, graph) for group in groups]
@@ -133,7 +133,7 @@ def measure(
 
 
 def _reach(group: "ChannelGroup", graph: Graph) -> np.ndarray:
-    """Which nodes a group's widths change the time of, bool `[nodes]`, with those that may be fused behind them."""
+    """Which nodes' time depends on a group's width, bool `[nodes]`, with those that may be fused behind them."""
     values = {value for value, _, _ in group.members}
     near = {node for node in graph.nodes if not values.isdisjoint(_operands(node))}
     for node in graph.nodes:  # in order, so that chains are followed to their ends
@@ -148,7 +148,7 @@ def _operands(node: Node) -> list[Value | None]:
 
 
 def _apart(reach: Sequence[np.ndarray]) -> list[list[int]]:
-    """The groups in sets of such as reach no node in common."""
+    """The groups' numbers in sets, of which no two groups reach the same node."""
     found: list[tuple[list[int], np.ndarray]] = []
     for number, own in enumerate(reach):
         for numbers, taken in found:

@@ -17,11 +17,11 @@ Pairs: TypeAlias = "Iterable[tuple[Tensor, Tensor]]"
 
 
 class Regression(Protocol):
-    """What changes of a layer's weights and bias, `[K + 1, N]`, are fitted to or judged by."""
+    """The data that changes of a layer's weights and bias, `[K + 1, N]`, are fitted to or judged by."""
 
     @property
     def arrays(self) -> Sequence[np.ndarray]:
-        """What `regression_of` takes."""
+        """The arrays that `regression_of` takes."""
         ...
 
     @property
@@ -34,17 +34,17 @@ class Regression(Protocol):
         ...
 
     def changes(self, dampings: Sequence[float], *, has_bias: bool) -> "list[Tensor]":
-        """Changes that come closest, that of the bias alone first where there is one.
+        """The changes that come closest, one for each damping; first that of the bias alone, if there is one.
 
         Args:
             dampings: what is added to each second moment, as shares of their mean.
-            has_bias: whether there is.
+            has_bias: whether the layer has a bias.
         """
         ...
 
 
 def regression_over(pairs: Pairs, shift: "Tensor") -> Regression:
-    """Take what is read less a shift, with a 1 behind it.
+    """The regression over rows of what is read, less a shift and with a 1 behind it, and of what is lacking.
 
     Rows are kept where they are fewer than a row is long, and else the sums of their products, whose memory doesn't
     grow with the amount of data.
@@ -64,7 +64,7 @@ def regression_over(pairs: Pairs, shift: "Tensor") -> Regression:
 
 
 def regression_of(arrays: Sequence[np.ndarray]) -> Regression:
-    """What arrays hold."""
+    """The regression that was turned into arrays."""
     import torch
 
     first, second, third = map(torch.from_numpy, arrays)
@@ -73,12 +73,12 @@ def regression_of(arrays: Sequence[np.ndarray]) -> Regression:
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """Sums over rows.
+    """Sums over rows of what is read, `x`, and of what is lacking, `r`.
 
     Attributes:
         reads: `x^T x`, float64 `[K + 1, K + 1]`.
         both: `x^T r`, float64 `[K + 1, N]`.
-        lacks: `r^2`.
+        lacks: `r^2`, summed over outputs as well.
     """
 
     reads: "Tensor"
@@ -129,11 +129,11 @@ class Sums:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A few rows, by whose products with each other the same is found (Saunders et al., ICML 1998).
+    """A few rows, whose products with each other give the same changes (Saunders et al., ICML 1998).
 
     Attributes:
         x: what is read, with a 1 behind it, `[rows, K + 1]`.
-        lacking: `[rows, N]`.
+        lacking: what is lacking, `[rows, N]`.
     """
 
     x: "Tensor"
@@ -169,7 +169,7 @@ class Rows:
 
 
 def _together(pairs: Pairs) -> "Iterator[tuple[Tensor, Tensor]]":
-    """Rows of pairs of tensors with those of the next, until there are enough of them for fast products."""
+    """The pairs of tensors, each joined with the next ones until it has enough rows for fast products."""
     import torch
 
     waiting: list[tuple[Tensor, Tensor]] = []

@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # networkx and scipy come with it, which listing the passes m
     from ...ir.analysis.channels import ChannelGroup
 
 _JUDGED_ON = 512
-"""Samples of those held out on which the way that loses less is told, where no bound has to be kept."""
+"""Held-out samples on which orders of removal are compared, where no bound has to be kept."""
 _TRIALS = 32
 """Into how many equal shares of the operations a bound on the outputs is searched."""
 
@@ -37,7 +37,7 @@ class Plan:
     """What is removed.
 
     Attributes:
-        removals: groups, and which of their channels go.
+        removals: the groups, and which of their channels go.
         misses: why the channels of other groups stay.
         notes: what was measured.
     """
@@ -57,30 +57,32 @@ class ChannelPruning(Pass):
     norm, times the scale of a batch norm behind them (Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017).
     Groups are found as in Fang et al., "DepGraph", CVPR 2023.
 
-    Norms over channels that go, and means of them, are those of what is left.
+    Normalizations and means over channels that are removed become those over the channels that are left.
 
-    How much each group gives for a budget goes, in small models, by what the model loses where some of its channels
-    alone are gone, which is measured on some of the data, and in others by estimates. Where equal shares of all groups
-    lose less on batches that were held out, they go instead.
+    How much each group gives for a budget depends on what the model loses without some channels of that group alone:
+    in small models this is measured on some of the data, in others it is estimated. Where equal shares of all groups
+    lose less on held-out batches, these are removed instead.
 
-    With none of `ratio`, `flops` and `speedup`, as much as possible is removed with which the outputs stay within
-    `max_drop` on batches that were held out.
+    With none of `ratio`, `flops` and `speedup`, as much is removed as possible while the outputs stay within `max_drop`
+    on held-out batches.
 
     Attributes:
-        ratio: of the channels of each group that is removed; 0 leaves it to the others.
-        flops: of the model's operations that is removed instead, by the channels that lose least for it; 0 leaves
-            it to the others.
-        speedup: how many times as fast the model becomes instead, one sample on the backend that it is built for.
+        ratio: the share of each group's channels to remove; 0 leaves the amount to the other options.
+        flops: the share of the model's operations to remove instead, with the channels that lose least for it; 0 leaves
+            the amount to the other options.
+        speedup: how many times as fast the model becomes instead, for one sample on the backend that it is built for.
             Layers are timed at several widths of each group, and the channels go that lose least for the time that they
             save; then the whole model is timed, and the allocation corrected until it is as fast within 5 %, or faster
-            where that loses less on calibration data. 0 leaves it to the others.
-        max_drop: in hundredths of the metric's own scale, where the calibration data have labels. In percent where they
-            have none: of rows of an output of classes whose largest element is elsewhere than before, or of other
-            outputs 100 (1 - cosine) of what varies among samples; of a sigmoid's numbers also 100 (1 - F1) of those
-            beyond a half. The output that loses most counts.
-        importance: `loss`, or `l1` or `l2`, the norms; `auto` is `loss` with calibration data and `l1` without.
-        round_to: the number of channels left is a multiple of it, as vector units like; in groups of fewer than eight
-            times as many channels, a multiple of a half, a quarter and so on, that is at most an eighth of them.
+            where that loses less on calibration data. 0 leaves the amount to the other options.
+        max_drop: the most that may be lost on held-out batches. Where the calibration data have labels, it is the drop
+            of the metric, in hundredths of its own scale. Where they have none, it is the loss of the output that loses
+            most, in percent: for classes the share of rows whose largest element is elsewhere than before, for other
+            outputs 100 (1 - cosine) of what varies among samples, and for a sigmoid's numbers also 100 (1 - F1) of
+            those beyond a half.
+        importance: what channels are ranked by: `loss`, an estimate of what is lost without them, or `l1` or `l2`, the
+            norms of their filters; `auto` is `loss` with calibration data and `l1` without.
+        round_to: the number that the channels left in a group are a multiple of, as suits vector units; in a group of
+            fewer than eight times as many channels it is halved until it is at most an eighth of them.
         strict: whether `round_to` holds in groups of few channels, too: a convolution in ONNX Runtime takes up to twice
             as long if its channels are no multiple of the floats in a vector, 16 with AVX-512 and 8 with AVX2.
         repair: whether layers are fitted to what they computed before, where there are calibration data.
@@ -196,7 +198,7 @@ class ChannelPruning(Pass):
         return chosen, misses
 
     def _clock(self, graph: Graph, groups: Sequence["ChannelGroup"], context: PassContext) -> Clock:
-        """What measures speed-ups, if the one that was asked for can be reached."""
+        """The clock that measures speed-ups; an error if the one that was asked for can't be reached."""
         assert context.timing is not None
         clock = Clock(graph, groups, [self._step(group) for group in groups], context.timing, context)
         clock.refuse(self.speedup)
@@ -213,14 +215,14 @@ class ChannelPruning(Pass):
         return [Candidate(group, ranking, self._step(group)) for group, ranking in zip(groups, rankings, strict=True)]
 
     def _at_any_amount(self, context: PassContext) -> str:
-        """What rankings go by, however much is removed."""
+        """The options that rankings depend on, as text: all but those that say how much is removed."""
         same = replace(self, ratio=0.0, flops=0.0, speedup=0.0, max_drop=100.0)
         return f"{format_pass(same)} of {context.selection.rows} but {sorted(context.selection.barred)}"
 
     # -- how many
 
     def _step(self, group: "ChannelGroup") -> int:
-        """The number of channels that what is left is a multiple of; each may be several rows of a weight."""
+        """The number that the channels left in a group are a multiple of; each may be several rows of a weight."""
         rows = gcd(*(member.indices.shape[1] for _, member in (*group.producers, *group.consumers)))
         step = self.round_to // gcd(self.round_to, rows)
         while not self.strict and step > max(group.size / 8, 1):
@@ -228,7 +230,7 @@ class ChannelPruning(Pass):
         return step
 
     def _count(self, candidate: Candidate) -> int:
-        """How many channels go by the ratio."""
+        """How many channels of a candidate the ratio removes."""
         size, step = candidate.group.size, candidate.step
         return max(0, size - max(step, step * floor(size * (1 - self.ratio) / step + 0.5)))
 
@@ -240,7 +242,7 @@ class ChannelPruning(Pass):
         return f"because no fewer keep the outputs within {self.max_drop:g} %, or others lose less for what they save"
 
     def _judge(self, graph: Graph, held_out: Sequence[Feeds], labelled: Labelled | None) -> Judge | None:
-        """What says how much is lost, where there are data; by some of them where no bound has to be kept."""
+        """The judge of what is lost; None without data. It takes some of them where no bound has to be kept."""
         if not held_out:
             return None
         if self.flops or self.speedup:
@@ -256,7 +258,7 @@ class ChannelPruning(Pass):
         context: PassContext,
         notes: list[str],
     ) -> Counts:
-        """How many channels of each group go, by the way to remove them on which what was asked for costs least."""
+        """How many channels of each group go, by the order of removal in which the amount asked for loses least."""
         if trials:
             found = trials[_least([trial.counts for trial in trials], judge, prune, context)]
             notes.append(str(found))
@@ -274,14 +276,14 @@ class ChannelPruning(Pass):
         whole: Callable[[Counts], Graph] | None,
         context: PassContext,
     ) -> Counts:
-        """The channels that save most of the operations with which the outputs stay within bounds.
+        """How many channels of each group go to save the most operations while the outputs stay within bounds.
 
         Args:
-            ways: in which channels go.
-            judge: of outputs.
-            draft: makes a graph without some channels, to look for them.
-            whole: makes it as it will be, if a draft isn't that.
-            context: to whom progress is reported.
+            ways: the orders of removal, each as its stages.
+            judge: judges the outputs of graphs.
+            draft: makes a graph without some channels quickly, to search with.
+            whole: makes such a graph as it will be in the end; None where a draft is that already.
+            context: the context that progress is reported to.
         """
         best, low = ways[0], 0
         for way in ways:
@@ -311,7 +313,7 @@ class ChannelPruning(Pass):
         *,
         is_draft: bool = False,
     ) -> Graph:
-        """A copy of a graph without so many channels of each group, that is fitted to some batches."""
+        """A copy of a graph without the given numbers of each group's channels, fitted to some batches."""
         removals = [
             (candidates[number].group, candidates[number].ranking.order[:count]) for number, count in counts.items()
         ]
@@ -333,10 +335,10 @@ class ChannelPruning(Pass):
 
         Args:
             graph: edited in place.
-            removals: groups of `source`, and which of their channels go.
-            fitted: what layers are fitted to.
-            context: to whom progress is reported.
-            source: that `graph` is a copy of; None where the groups are those of `graph` itself.
+            removals: the groups of `source`, and which of their channels go.
+            fitted: the batches that layers are fitted to.
+            context: the context that progress is reported to.
+            source: the graph that `graph` is a copy of; None where the groups are those of `graph` itself.
             is_draft: whether little work goes into fitting.
         """
         kept = without(removals)
@@ -356,7 +358,7 @@ class ChannelPruning(Pass):
 def _least(
     choices: Sequence[Counts], judge: Judge | None, prune: Callable[[Counts], Graph], context: PassContext
 ) -> int:
-    """The place of what loses least on batches that were held out, where there are any."""
+    """The index of the choice that loses least on held-out batches; the first where there are none."""
     if judge is None or all(counts == choices[0] for counts in choices):
         return 0
     (losses,) = context.remember(lambda: [np.array([judge.judge(prune(counts)).loss for counts in choices])])
@@ -364,7 +366,7 @@ def _least(
 
 
 def _taken(stages: Sequence[Stage], share: float) -> dict[int, int]:
-    """How many channels of each candidate go where about a share of the operations is to be saved."""
+    """How many channels of each candidate go to save about a share of the operations."""
     if not stages:
         return {}
     last = min(range(len(stages)), key=lambda place: abs(stages[place].saved - share))
@@ -372,7 +374,7 @@ def _taken(stages: Sequence[Stage], share: float) -> dict[int, int]:
 
 
 def _is_chosen(group: "ChannelGroup", context: PassContext) -> bool:
-    """What is coupled is pruned if all that compute it are selected."""
+    """Whether all layers that compute the channels of a group are selected."""
     layers = [node for node, _ in group.producers]
     return bool(layers) and all(map(context.selects, layers))
 

@@ -9,12 +9,12 @@ from ...ir.graph import Constant, Node, Value
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """A layer and what it contracts.
+    """A layer and the axes of its channels.
 
     Attributes:
         node: Conv, ConvTranspose, Gemm or MatMul, with the weight as second input.
-        axis: of the channels of the first input, counted from the front.
-        output_axis: of the channels of the output, counted from the front.
+        axis: the axis of the first input's channels, counted from the front.
+        output_axis: the axis of the output's channels, counted from the front.
     """
 
     node: Node
@@ -23,12 +23,12 @@ class Reader:
 
     @property
     def x(self) -> Value:
-        """What it reads."""
+        """The value that the layer reads."""
         return self.node.operand(0)
 
     @property
     def weight(self) -> Constant:
-        """What it multiplies by."""
+        """The constant that the layer multiplies by."""
         weight = self.node.inputs[1]
         assert isinstance(weight, Constant)
         return weight
@@ -50,7 +50,7 @@ class Reader:
 
 
 def reader(node: Node) -> Reader | None:
-    """The layer that a node is; None for any other, and for those that turn what they read."""
+    """The layer that a node is; None for other nodes, and for layers that transpose what they read."""
     weight, x = node.constant(1), node.input(0)
     if weight is None or x is None or isinstance(x, Constant) or len(node.outputs) != 1:
         return None

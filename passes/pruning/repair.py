@@ -4,8 +4,8 @@ The graphs with and without the channels are walked through side by side with al
 as what it reads is known, gets the weights and the bias with which its output comes closest to the whole graph's; so
 the layers behind it see what it yields then, and make up for what is left of the errors before them (He, Zhang and
 Sun, "Channel Pruning for Accelerating Very Deep Neural Networks", ICCV 2017). Of what a layer reads only sums of
-products are kept, so that memory doesn't grow with the amount of data. A draft, by which ways to remove channels are
-told apart, is fitted to fewer rows.
+products are kept, so that memory doesn't grow with the amount of data. A draft, which orders of removal are compared
+by, is fitted to fewer rows.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,14 +33,14 @@ if TYPE_CHECKING:  # listing the passes must not import torch
 WIDEST = 8192
 """The weights of an output beyond which a layer gets a bias alone."""
 _ROWS = 4
-"""How many rows are looked at for each of an output's weights, but for `_LEAST_ROWS`."""
+"""How many rows are looked at for each of an output's weights, `_LEAST_ROWS` at least."""
 _LEAST_ROWS = 16384
 _DRAFTED = 4
 """How many times fewer rows a draft looks at."""
 _DAMPINGS, _DRAFT_DAMPINGS = (1e-4, 1e-2, 1.0), (1e-2,)
 """What is added to each second moment, as shares of their mean; held-out batches choose."""
 _GAIN = 0.99
-"""The share of the error that has to be left at the most, for a layer to be changed."""
+"""The largest share of the error that may be left, for a layer to be changed."""
 
 
 def repair(
@@ -53,19 +53,19 @@ def repair(
     *,
     is_draft: bool = False,
 ) -> list[str]:
-    """Fit layers that are selected, and those that read fewer channels, to what they were with all channels.
+    """Fit layers that are selected, or read fewer channels, to what they computed with all channels.
 
     Args:
         source: the graph with all channels.
         graph: what `shrink` left of it, with the same nodes; edited in place.
-        kept: of `source`.
+        kept: the indices that are left of the axes of `source`.
         fitted: batches that weights are fitted to.
-        judging: batches by which layers are changed, or stay as they are.
-        context: with the selection and the seed, and to whom progress is reported.
+        judging: batches that decide whether a layer is changed; if there are none, `fitted` does.
+        context: the context that has the selection and the seed, and that progress is reported to.
         is_draft: whether fewer rows are looked at.
 
     Returns:
-        The names of the layers' outputs that were changed.
+        The names of the outputs of the layers that were changed.
     """
     pairs = list(zip(source.nodes, graph.nodes, strict=True))
     layers: list[_Layer] = []
@@ -89,7 +89,7 @@ def repair(
 
 
 def _moved(graph: Graph, kept: Kept) -> set[Value | None]:
-    """The values that are other ones where channels are gone: these, and what is computed from them."""
+    """The values that differ where channels are gone: those that lose some, and all that is computed from them."""
     found: set[Value | None] = {value for value, _ in kept}
     for node in graph.nodes:
         if not found.isdisjoint((*node.inputs, *node.captured)):
@@ -111,7 +111,7 @@ def _walk(
 
     generator = torch.Generator().manual_seed(context.seed)
     fewer, dampings = (_DRAFTED, _DRAFT_DAMPINGS) if is_draft else (1, _DAMPINGS)
-    before, behind = 0, 0  # where each graph has come to: a layer may change, what it is fitted to doesn't
+    before, behind = 0, 0  # nodes run of each graph: a layer may change, what it is fitted to doesn't
     with walk(source, batches) as whole, walk(graph, batches) as pruned, torch.no_grad():
 
         def seen(layer: _Layer) -> "Iterator[tuple[Tensor, Tensor]]":
@@ -150,12 +150,12 @@ class _Layer:
     """A layer of the graph that lacks channels.
 
     Attributes:
-        place: of its node in the graph.
+        place: the index of the layer's node in the graph.
         reader: the layer.
-        output: what the layer yields in the whole graph.
-        mask: which of that output's channels are left; None where all are.
-        bias: the constant that is added to the output.
-        is_changed: whether there is a change that is worth it.
+        output: the layer's output in the whole graph.
+        mask: a boolean for each channel of that output, whether it is left; None where all are.
+        bias: the constant that is added to the output; None where none can be changed.
+        is_changed: whether the layer was changed, since that was worth it.
     """
 
     place: int
@@ -186,7 +186,7 @@ class _Layer:
 
     @property
     def _kernel(self) -> int:
-        """How many weights an output has; none if they aren't fitted."""
+        """How many weights an output has; 0 if they aren't fitted."""
         data, node = self.reader.weight.data, self.reader.node
         if node.operator == "ConvTranspose" or node.attributes.get("group", 1) != 1:
             return 0
@@ -196,7 +196,7 @@ class _Layer:
 
     @property
     def enough_rows(self) -> int:
-        """How many rows its weights are fitted to."""
+        """How many rows the layer's weights are fitted to."""
         return max(_LEAST_ROWS, _ROWS * self._kernel)
 
     def sample(
@@ -225,11 +225,11 @@ class _Layer:
         """Take the change with the least error.
 
         Args:
-            held: constants of the graph, as the walk has them.
-            fit: what changes are fitted to.
-            judge: what they are judged by.
-            shift: what was taken off what is read.
-            dampings: that are tried.
+            held: the graph's constants, as the walk has them.
+            fit: the data that changes are fitted to.
+            judge: the data that changes are judged by.
+            shift: what was subtracted from what the layer reads.
+            dampings: the dampings to try.
         """
         changes = fit.changes(dampings, has_bias=self.bias is not None)
         errors = [judge.error(change) for change in changes]
@@ -248,7 +248,7 @@ class _Layer:
             _add(held, self.reader.weight, slope.T if turned else slope)
 
     def finish(self, graph: Graph) -> None:
-        """Take a bias out that came to nothing."""
+        """Remove a bias that is all zeros in the end."""
         if self.bias is not None and not self.bias.data.any() and self.reader.node.operator != "MatMul":
             graph.set_input(self.reader.node, 2, None)
             graph.erase_constant(self.bias)

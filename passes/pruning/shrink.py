@@ -19,7 +19,7 @@ Kept = Mapping[tuple[Value, int], np.ndarray]
 
 
 def without(removals: "Iterable[tuple[ChannelGroup, np.ndarray]]") -> dict[tuple[Value, int], np.ndarray]:
-    """What is kept where some channels of groups go, each along all axes that it lies along."""
+    """Which indices are kept, along all axes that groups lie along, where some of the groups' channels go."""
     kept: dict[tuple[Value, int], np.ndarray] = {}
     for group, channels in removals:
         for value, axis, indices in group.members:
@@ -30,7 +30,7 @@ def without(removals: "Iterable[tuple[ChannelGroup, np.ndarray]]") -> dict[tuple
 
 
 def moved(kept: Kept, source: Graph, copy: Graph) -> dict[tuple[Value, int], np.ndarray]:
-    """What is kept of a graph's values, as those of its copy."""
+    """Which indices are kept of the values of a graph's copy, from those of the graph's own."""
     twins = dict(zip(source.values(), copy.values(), strict=True))
     return {(twins[value], axis): mask for (value, axis), mask in kept.items()}
 
@@ -47,7 +47,7 @@ def shrink(graph: Graph, kept: Kept) -> None:
 
     Args:
         graph: edited in place.
-        kept: of every axis that loses indices; closed under coupling, as whole channels of a `ChannelGroup` are.
+        kept: the indices that stay of every axis that loses some; closed under coupling, as a group's channels are.
     """
     from ...ir.reinfer import reinfer  # brings torch, which listing the passes must not
 
@@ -151,7 +151,7 @@ def _updated_sizes(node: Node, kept: Kept) -> list[Dim]:
 def _move_ends(graph: Graph, node: Node, kept: Kept) -> None:
     """Bring the stretches that a Slice takes of axes that lose indices up to date."""
     x, starts, ends, axes, steps = node.operand(0), *(node.constant(index) for index in (1, 2, 3, 4))
-    if starts is None or ends is None:  # then none of the axes that it names loses any
+    if starts is None or ends is None:  # then none of the axes that it names loses indices
         return
     firsts, lasts = starts.tolist(), ends.tolist()
     for place, axis in enumerate(range(len(firsts)) if axes is None else axes.tolist()):
@@ -170,7 +170,7 @@ def _renumber(graph: Graph, node: Node, kept: Kept) -> None:
     data, places, axis = node.operand(0), node.constant(1), node.attributes.get("axis", 0)
     assert isinstance(axis, int)
     mask = kept.get((data, axis % data.type.rank))
-    if mask is not None and places is not None:  # of which those that go are gone
+    if mask is not None and places is not None:  # those that point at lost indices are gone
         _replace_ints(graph, node, 1, (np.cumsum(mask) - 1)[places % len(mask)].tolist())
 
 

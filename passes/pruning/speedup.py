@@ -30,11 +30,11 @@ class Clock:
     """Measures what a model gains without some channels of its groups.
 
     Args:
-        graph: that is pruned.
-        groups: of it.
-        steps: what is left of each group is a multiple of its own.
-        timing: measures.
-        context: remembers what was measured.
+        graph: the graph to prune.
+        groups: its groups of coupled channels.
+        steps: the number that the channels left of each group are a multiple of.
+        timing: measures graphs and their layers.
+        context: the context that remembers what was measured.
     """
 
     def __init__(
@@ -52,8 +52,8 @@ class Clock:
         """How many times as fast the whole model is without some channels of each group, no matter which.
 
         Args:
-            counts: of the channels.
-            times: how often it is measured, the model being compiled anew.
+            counts: how many channels of each group go.
+            times: how often the model is measured, compiled anew each time.
         """
 
         def ratios() -> list[np.ndarray]:
@@ -68,7 +68,7 @@ class Clock:
         """Refuse a speed-up that the model hasn't even with as few channels as may be left.
 
         Raises:
-            BudgetError: so it is; the speed-up that can be reached is told.
+            BudgetError: the speed-up can't be reached; the error tells which one can.
         """
         choices = {number: self.latencies.choices(number, 0) for number in range(len(self._groups))}
         (most,) = self.speedups({number: gone[-1] for number, gone in choices.items() if gone})
@@ -84,10 +84,10 @@ class Trial:
     """An allocation that was measured.
 
     Attributes:
-        counts: of channels.
-        predicted: how many times as fast it was taken to be, by layers.
-        measurements: how many times as fast the whole model is: one, or several where it was measured anew since it was
-            found, for of several that are measured, what comes out nearest is partly so by chance.
+        counts: how many channels of each group are gone.
+        predicted: how many times as fast the model was predicted to be, by its layers.
+        measurements: how many times as fast the whole model is: one number, or several where it was measured anew after
+            it was found, since the allocation that is measured nearest to a goal is so partly by chance.
     """
 
     counts: Counts
@@ -101,7 +101,7 @@ class Trial:
 
     @property
     def is_certain(self) -> bool:
-        """Whether it was measured anew since it was found."""
+        """Whether the allocation was measured anew after it was found."""
         return len(self.measurements) > 1
 
     def __str__(self) -> str:
@@ -117,17 +117,17 @@ _AS_IT_IS = Trial({}, 1.0, [1.0])
 def hunt(
     wanted: float, candidates: Sequence[Candidate], clock: Clock, ways: Sequence[Sequence[Stage]], *, is_exact: bool
 ) -> list[Trial]:
-    """Look for an allocation with a speed-up on each of some ways to remove channels; some have none.
+    """Look for an allocation with the speed-up in each of some orders of removal; some have none.
 
     Args:
-        wanted: the speed-up.
-        candidates: groups with their rankings.
-        clock: predicts and measures.
-        ways: the stages of each.
-        is_exact: whether losses are the model's own, so that what is faster than is wanted, and loses less, is better.
+        wanted: the speed-up that is wanted.
+        candidates: the groups with their rankings.
+        clock: predicts and measures speed-ups.
+        ways: the orders of removal, each as its stages.
+        is_exact: whether losses are the model's own, so that an allocation that is faster and loses less is better.
 
     Raises:
-        BudgetError: nothing near the speed-up was found on any.
+        BudgetError: nothing near the speed-up was found in any order.
     """
     found: list[Trial] = []
     failures: list[BudgetError] = []
@@ -145,11 +145,11 @@ class Hunt:
     """Looks for the allocation with a speed-up.
 
     Args:
-        wanted: the speed-up.
-        candidates: groups with their rankings.
-        clock: predicts and measures.
-        stages: in which channels go.
-        is_exact: whether what is faster may be taken if it loses less.
+        wanted: the speed-up that is wanted.
+        candidates: the groups with their rankings.
+        clock: predicts and measures speed-ups.
+        stages: the stages in which channels go.
+        is_exact: whether a faster allocation may be taken if it loses less.
     """
 
     def __init__(
@@ -169,13 +169,13 @@ class Hunt:
         self._trials: list[Trial] = []
 
     def run(self) -> Trial:
-        """Measure the stage that is taken to be nearest to the speed-up that is wanted, then others, and some beside.
+        """Measure the stage that is predicted to be nearest to the wanted speed-up, then others, and some near them.
 
         Predictions are corrected by what was measured: between two stages of which one is too slow and the other too
-        fast, the quotient of the two is interpolated. What is found is measured anew.
+        fast, the quotient of prediction and measurement is interpolated. What is found is measured anew.
 
         Raises:
-            BudgetError: nothing near it was found.
+            BudgetError: nothing near the speed-up was found.
         """
         while True:
             found, following = self._found, self._following()
@@ -196,7 +196,7 @@ class Hunt:
 
     @property
     def _found(self) -> Trial | None:
-        """The nearest that is near enough; where losses are exact, what loses least of what is near, or faster."""
+        """The nearest trial that is near enough; where losses are exact, the near or faster one that loses least."""
         near = [it for it in self._trials if self._off(it) <= _TOLERANCE]
         if not self._is_exact:
             return min(near, key=self._off, default=None)
@@ -204,7 +204,7 @@ class Hunt:
         return min((*near, *faster), key=lambda it: self._lost(it.counts), default=None)
 
     def _following(self) -> Counts | None:
-        """The allocation to try: a stage, or one beside a stage that is too slow; None where that is worth nothing."""
+        """The allocation to try next: a stage, or one near a stage that is too slow; None where none is worth it."""
         found = self._found
         if len(self._trials) >= _ROUNDS or (found is not None and not self._is_exact and self._off(found) <= _NEAR):
             return None
@@ -220,7 +220,7 @@ class Hunt:
         return None if loses_more else beside
 
     def _measure_again(self, trial: Trial) -> None:
-        """Put what it takes at other times in the place of a measurement that it was chosen by."""
+        """Replace the measurement that a trial was chosen by with new ones."""
         again = Trial(trial.counts, trial.predicted, self._clock.speedups(trial.counts, _TIMES))
         self._trials[self._trials.index(trial)] = again
 
@@ -231,7 +231,7 @@ class Hunt:
         return abs(trial.measured / self._wanted - 1)
 
     def _corrected(self) -> float:
-        """What has to be predicted for the wanted speed-up to be measured."""
+        """The prediction at which the wanted speed-up should be measured."""
         trials = [_AS_IT_IS, *self._trials]
         slower = max((it for it in trials if it.measured < self._wanted), key=lambda it: it.measured)
         faster = min((it for it in trials if it.measured >= self._wanted), key=lambda it: it.measured, default=None)
@@ -241,9 +241,10 @@ class Hunt:
         return float(slower.predicted * (faster.predicted / slower.predicted) ** share)
 
     def _beside(self, counts: Counts, following: Sequence[Stage], goal: float) -> Counts | None:
-        """The allocation near one that is too slow which is taken to be as fast as is wanted, and loses least.
+        """The allocation near a too slow one that is predicted to be as fast as is wanted, and loses least.
 
-        One group is changed, or the one of which the next stage takes too much, and others as later stages take them.
+        Either one group is changed; or the group of which the next stage takes too much, and others as later stages
+        take them.
         """
         numbers = range(len(self._candidates))
         moves = [(number, gone) for number in numbers for gone in (0, *self._latencies.choices(number, 0))]

@@ -31,7 +31,7 @@ class Awq(Pass):
     rounds weights, with the same bits and block.
 
     Attributes:
-        bits: of a code, that weights will be rounded to.
+        bits: the bits of a code that weights will be rounded to.
         block: how many weights of a column will share a scale and a zero point.
     """
 
@@ -72,7 +72,7 @@ class Awq(Pass):
         return PassResult(counts, misses)
 
     def _scales(self, weights: Sequence[np.ndarray], source: ChannelSource, moments: Moments) -> np.ndarray | None:
-        """The scales of the source's channels with the least error; None where it is least without any."""
+        """The scales of the source's channels with the least error; None where they gain nothing on held-out inputs."""
         scheme = BlockScheme(self.bits, self.block)
 
         def error(scales: np.ndarray, matrix: np.ndarray) -> float:

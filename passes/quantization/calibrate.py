@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _STRETCHED = 4.0
-"""How many times as far as half of the samples a range must reach to be stretched by a few."""
+"""How many times the median sample's reach a range must extend to, to count as stretched by a few samples."""
 
 _LOST = 0.005
 """The share of a sample's power that rounding may lose in a stretched range, in the mean over samples."""
@@ -28,7 +28,7 @@ class Calibrated:
     """What calibration data tell of a value.
 
     Attributes:
-        range: that the grid should hold.
+        range: the range that the grid should hold.
         reach: the largest magnitude in each sample.
         power: the mean square of what isn't zero in each sample.
     """
@@ -39,7 +39,7 @@ class Calibrated:
 
     @property
     def stretch(self) -> float:
-        """How many times as far as half of the samples a few of them reach, where 8 bits don't hold both; 1 elsewhere.
+        """How many times the median sample's reach the range extends to, where 8 bits don't hold both; 1 elsewhere.
 
         Each sample counts alike, however large its numbers are.
         """
@@ -61,7 +61,7 @@ class _Watch:
     power: list[np.ndarray] = field(default_factory=list[np.ndarray])
 
     def update(self, array: np.ndarray, count: int) -> None:
-        """Take a batch of some samples into account."""
+        """Take a batch of `count` samples into account."""
         self.observer.update(array)
         samples = array.reshape(count if array.ndim and array.shape[0] % count == 0 else 1, -1)
         squares = np.array([row @ row for row in samples], np.float64)
@@ -75,7 +75,7 @@ class _Watch:
 
 
 See: TypeAlias = "Callable[[int, Value, Tensor], None]"
-"""Is shown the place of a batch, a value, and its tensor on that batch."""
+"""A callback that is shown the place of a batch, a value, and the value's tensor on that batch."""
 
 
 def show(
@@ -84,11 +84,11 @@ def show(
     """Run batches, and show every tensor to all who want to see it: nobody needs a run of their own.
 
     Args:
-        graph: that runs.
-        batches: of inputs.
-        sees: who are shown the tensors.
-        context: to whom progress is reported.
-        doing: what for.
+        graph: the graph to run.
+        batches: the inputs, one batch after another.
+        sees: the callbacks that are shown the tensors.
+        context: the context that progress is reported to.
+        doing: what the run is for, as progress describes it.
     """
     for done, batch in enumerate(batches):
         context.progress(doing, done, len(batches))
@@ -106,9 +106,9 @@ class Calibration:
     """What the calibration data tell of some values.
 
     Args:
-        values: of a graph in float, with the bounds beyond which nobody sees a difference.
+        values: the values to watch in a float graph, with the bounds beyond which nobody sees a difference.
         observer: how a range is chosen.
-        batches: of inputs, which somebody else runs.
+        batches: the inputs, one batch after another, which somebody else runs.
     """
 
     def __init__(self, values: Mapping[Value, Bounds], observer: type[Observer], batches: Sequence[Feeds]) -> None:

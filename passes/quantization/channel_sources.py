@@ -24,7 +24,7 @@ class ChannelSource:
 
     Attributes:
         places: the constants to divide, so that the channels are divided.
-        channels: int, `[K]`: for each of the activation's channels the one of the places that it comes from.
+        channels: int, `[K]`: for each channel of the activation, the channel of the places that it comes from.
     """
 
     places: tuple[Place, ...]
@@ -36,7 +36,7 @@ class ChannelSource:
         return int(self.channels.max()) + 1
 
     def mean(self, numbers: np.ndarray) -> np.ndarray:
-        """The means of numbers `[K]` over what comes from the same channel."""
+        """The means of numbers `[K]` over the activation's channels that come from the same channel of the places."""
         return np.bincount(self.channels, numbers) / np.bincount(self.channels)
 
 
@@ -44,7 +44,7 @@ def channel_source(layers: Sequence[Layer]) -> ChannelSource | str:
     """Return where the channels that some layers read come from, or why they can't be scaled there.
 
     Args:
-        layers: that read one value.
+        layers: the layers that read one value.
     """
     x, readers = layers[0].x, {layer.node for layer in layers}
     if x.producer is not None and ({use.node for use in x.uses} != readers or is_returned(x)):
@@ -63,7 +63,7 @@ def divide(graph: Graph, source: ChannelSource, scales: np.ndarray) -> None:
 
 
 def product_places(node: Node, size: int) -> tuple[Place, ...]:
-    """Return the constants of a MatMul or Gemm that its channels lie along; none where its weight isn't one."""
+    """Return the constants of a MatMul or Gemm that its outputs' channels lie along; none if its weight is computed."""
     found = _matmul(node, size) if node.operator == "MatMul" else _gemm(node, size)
     return () if isinstance(found, str) else found.places
 
@@ -77,7 +77,7 @@ def replace_constant(graph: Graph, node: Node, index: int, data: np.ndarray) -> 
 
 
 def _source(x: Value) -> ChannelSource | str:
-    """The source of a value all of whose readers can do with scaled channels."""
+    """The source of a value whose readers can all take scaled channels, or why it has none."""
     node = x.producer
     known = _KNOWN.get(node.operator) if node is not None else None
     size = x.shape[-1] if x.type.is_ranked and x.type.rank else None
@@ -100,7 +100,7 @@ def is_returned(x: Value) -> bool:
 
 
 def _constants(node: Node, size: int, indices: Sequence[int], axis: int = 0) -> ChannelSource | str:
-    """A source in those inputs of a node, out of some, that are there: constants with the channels along an axis."""
+    """A source in some inputs of a node, as far as they are present: constants with the channels along an axis."""
     places: list[Place] = []
     for index in indices:
         value = node.input(index)
@@ -134,7 +134,7 @@ def _gemm(node: Node, size: int) -> ChannelSource | str:
 
 
 def _sum(node: Node, size: int) -> ChannelSource | str:
-    """A bias that is added."""
+    """The source before an added bias, with the bias itself."""
     for index in (0, 1):
         if isinstance(node.inputs[1 - index], Constant):
             found, bias = _before(node, index), _constants(node, size, (1 - index,), -1)
@@ -147,7 +147,7 @@ def _sum(node: Node, size: int) -> ChannelSource | str:
 
 
 def _product(node: Node, size: int) -> ChannelSource | str:
-    """One of two factors, as long as it has all channels."""
+    """The source of one of two factors, which must have all channels."""
     found: ChannelSource | str = "they come from a product of activations"
     for index in (0, 1):
         factor = node.operand(index)
@@ -164,7 +164,7 @@ def _relu(node: Node, size: int) -> ChannelSource | str:
 
 
 def _attention(node: Node, size: int) -> ChannelSource | str:
-    """Values, of which attention makes means; heads of queries may share them."""
+    """The source of attention's values, which it takes means of; several heads of queries may share a head of them."""
     value = node.operand(2)
     heads, shared = (node.attributes.get(name) for name in ("q_num_heads", "kv_num_heads"))
     if not isinstance(heads, int) or not isinstance(shared, int) or value.type.rank != 3 or node.input(5) is not None:

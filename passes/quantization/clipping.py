@@ -1,4 +1,4 @@
-"""What part of their input activation functions tell apart: a grid need not reach beyond it."""
+"""The part of their input that activation functions tell apart: a grid need not reach beyond it."""
 
 from collections.abc import Iterable
 from math import inf
@@ -20,7 +20,7 @@ def clipping_range(readers: Iterable[Node]) -> Bounds:
 
 
 def seen_of(graph: Graph, value: Value) -> Bounds:
-    """The range outside of which nobody sees a difference in a value: its readers, or who reads the graph's outputs."""
+    """The range outside of which no reader of a value sees a difference; unbounded where the graph returns it."""
     return clipping_range([] if graph.is_output(value) else [use.node for use in value.uses])
 
 
@@ -41,7 +41,7 @@ def bounds_of(node: Node) -> Bounds:
 
 
 def widen(range: Bounds, bounds: Bounds) -> Bounds:
-    """A range within bounds, a step longer where it ends at one: rounding must not move the end of the grid inside."""
+    """A range within bounds, a step longer where it ends at a bound: rounding must not move the grid's end inside."""
     low, high = range
     step = (high - low) / STEPS
     return low - step if low == bounds[0] else low, high + step if high == bounds[1] else high

@@ -32,15 +32,15 @@ def compensate(
     """Round the weights of MatMul and Gemm layers by GPTQ, where that does better on batches that were held out.
 
     Args:
-        graph: in float.
-        layers: of it that will compute in integers. `compensated` names those that are rounded.
-        bits: of the integers.
-        batches: of inputs.
-        context: to whom progress is reported.
-        first: what the first of them reads in these batches, where it was seen already.
+        graph: the graph in float.
+        layers: its layers that will compute in integers; `compensated` names the ones that GPTQ rounds.
+        bits: the bits of the integers.
+        batches: the inputs, one batch after another.
+        context: the context that progress is reported to.
+        first: the moments of what the first layer that GPTQ rounds reads in the batches, where they are known already.
 
     Returns:
-        The weights that GPTQ has rounded, and a sentence for each layer that rounding to the nearest suits better.
+        The weights that GPTQ has rounded, and a sentence for each layer that is rounded to the nearest instead.
     """
     weights: dict[WeightKey, IntegerWeight] = {}
     chosen = compensated(layers)
@@ -91,5 +91,5 @@ def _rounded(layer: Layer, bits: int, moments: np.ndarray, context: PassContext)
 
 
 def _matrix(layer: Layer, weight: IntegerWeight) -> np.ndarray:
-    """What a layer multiplies by then, `[K, N]`."""
+    """The dequantized weight that a layer multiplies by, `[K, N]`."""
     return (weight.data if layer.axis == 1 else weight.data.T) * weight.scale

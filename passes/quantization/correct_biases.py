@@ -63,10 +63,10 @@ class _Shift:
     """How far a layer's channels are off, by what was seen so far.
 
     Attributes:
-        count: of samples.
-        total: over samples, of the mean of each channel's error.
-        squares: the same of its square.
-        visible: the same of the share of the channel that a shift moves.
+        count: the number of samples.
+        total: the mean error of each channel, summed over samples.
+        squares: the square of each channel's mean error, summed over samples.
+        visible: the share of the channel that a shift moves, summed over samples.
     """
 
     count: int
@@ -76,7 +76,7 @@ class _Shift:
 
     @classmethod
     def of(cls, wanted: _Means, found: _Means) -> Self:
-        """What a batch tells."""
+        """The shift that a batch shows."""
         errors, visible = wanted.channels - found.channels, (wanted.visible + found.visible) / 2
         return cls(len(errors), *(seen.sum(0, keepdim=True) for seen in (errors, errors.square(), visible)))
 
@@ -86,7 +86,7 @@ class _Shift:
 
     @property
     def estimate(self) -> "Tensor":
-        """What puts the mean right, less of it the more the samples differ; 0 where numbers weren't finite."""
+        """The change that puts the mean right, shrunk the more the samples differ; 0 where numbers weren't finite."""
         count = max(self.count, 1)
         mean = self.total / count
         spread = (self.squares / count - mean.square()).clamp(min=0) / max(self.count - 1, 1)
@@ -99,10 +99,10 @@ class _Bias:
     """Where a layer's bias is.
 
     Attributes:
-        node: that reads the constant: the DequantizeLinear of a Conv's or Gemm's bias, the Add after a MatMul, or a
-            MatMulNBits.
-        index: of the input that is the constant.
-        scale: of the integers; 1 for floats.
+        node: the node that reads the constant: the DequantizeLinear of a Conv's or Gemm's bias, the Add after a MatMul,
+            or a MatMulNBits.
+        index: which of the node's inputs is the constant.
+        scale: the scale of the integers; 1 for floats.
     """
 
     node: Node
@@ -114,8 +114,8 @@ class ChannelMeans:
     """The means of the channels that layers yield in float, in each sample of some batches.
 
     Args:
-        graph: in float.
-        layers: of it; their outputs keep their names when they are quantized.
+        graph: the graph in float.
+        layers: its layers, whose outputs keep their names when the layers are quantized.
     """
 
     def __init__(self, graph: Graph, layers: Sequence[Layer]) -> None:
@@ -142,9 +142,9 @@ class ChannelMeans:
         all layers, however many, and its outputs are those of the corrected graph, as far as it is known by then.
 
         Args:
-            rounded: the graph that is quantized.
-            batches: of inputs, all of which the float graph has run.
-            context: to whom progress is reported.
+            rounded: the quantized graph.
+            batches: the inputs, one batch after another, all of which the float graph has run.
+            context: the context that progress is reported to.
         """
         graph = rounded.graph
         biases = {

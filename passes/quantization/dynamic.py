@@ -29,12 +29,12 @@ def quantize_dynamically(
     """Rewrite layers of kind MatMul and Gemm, in place; return how rows of the weights are looked up now.
 
     Args:
-        graph: that is rewritten.
-        layers: of it.
-        weight_bits: of the weights, 8 at most; those of 4 or less are stored in 4.
+        graph: the graph to rewrite.
+        layers: its layers to quantize.
+        weight_bits: the bits of the weights, 8 at most; weights of 4 bits or fewer are stored in 4.
         per_channel: whether each output channel's weights have a scale of their own.
         per_row: whether each row of an activation has a grid of its own.
-        rounded: weights that are in integers already, by channel.
+        rounded: the weights that are in integers already, with a scale for each channel.
     """
     grids: dict[Value, tuple[Value, Value, Value]] = {}
     weights: dict[WeightKey, tuple[Value, Constant]] = {}

@@ -1,7 +1,7 @@
 """Embedding tables in integers: rows are looked up as such, and dequantized after that.
 
-A table that a head multiplies by as well is held once: what the head's output channels are quantized to are its rows.
-Others are put into int8, each row by a scale of its own. On MiniLM's words that leaves two thirds of the error of a
+A table that a head multiplies by as well is held once: the head's quantized output channels are the table's rows. Other
+tables are put into int8, each row by a scale of its own. On MiniLM's words that leaves two thirds of the error of a
 scale for each column, on SmolLM2's nine eighths.
 """
 
@@ -24,8 +24,8 @@ def quantize_embeddings(graph: Graph, context: PassContext, tied: Mapping[Consta
     """Rewrite the Gathers that read rows of large float tables, in place.
 
     Args:
-        graph: that is rewritten.
-        context: which says whether a Gather is asked for.
+        graph: the graph to rewrite.
+        context: the context that says whether a Gather may be rewritten.
         tied: the tables that are quantized already, with layers.
 
     Returns:

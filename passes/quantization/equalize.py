@@ -39,18 +39,18 @@ _HEADROOM = 1.25
 """How much farther than seen a channel is taken to reach: it has far fewer values than the whole activation."""
 
 _LEAST = 1e-3
-"""That a channel is taken to reach, relative to the widest."""
+"""The least that a channel is taken to reach, relative to the widest."""
 
 _JUDGES, _SAMPLES = 2, 4
 """Batches that are held out, and how many samples of each are looked at: a layer reads many pixels of an image."""
 
 _PIXELS = 14
-"""About how many results of a convolution along an axis are looked at, or twice as many, where there are as many."""
+"""How many results of a convolution are looked at along an axis: about this number to twice it, or all if fewer."""
 
 
 @dataclass(slots=True)
 class _Seen:
-    """What calibration sees of a value: the ends of its channels, 0 included."""
+    """What calibration sees of a value: the least and the greatest number of each channel, 0 included."""
 
     low: "Tensor"
     high: "Tensor"
@@ -61,11 +61,11 @@ class _Equalizer:
     """Chooses the factors of one group.
 
     Attributes:
-        group: of values that share factors.
+        group: the values that share factors, with their readers.
         int8: the integers of activations and weights.
-        seen: of those that will be rounded.
+        seen: what calibration sees of the values that will be rounded.
         errors: relative squared errors on held-out inputs, for each exponent.
-        tried: places of the exponents that are still in question.
+        tried: the places of the exponents that are still in question.
     """
 
     group: ScaleGroup
@@ -86,7 +86,7 @@ class _Equalizer:
         held.low, held.high = torch.minimum(held.low, low), torch.maximum(held.high, high)
 
     def factors(self, exponent: float) -> "Tensor":
-        """A number from 1 for each channel: the less it reaches, as a share of the widest, the greater."""
+        """A factor from 1 for each channel: the less the channel reaches, as a share of the widest, the greater."""
         import torch
 
         shares: list[Tensor] = []
@@ -97,7 +97,7 @@ class _Equalizer:
         return torch.where(share > 0, share, 1.0).clamp(_LEAST, 1.0) ** -exponent
 
     def judge(self, value: Value, x: "Tensor") -> None:
-        """Add what rounding does to the value, or to what its readers make of it, for each exponent in question."""
+        """Add the errors that rounding a value makes, in it or its readers' outputs, for each exponent in question."""
         import torch
 
         if value not in self.seen or not x.numel():
@@ -114,7 +114,7 @@ class _Equalizer:
                 self.errors[place] += own.error(read.div_(_along_channels(factors, x.ndim)))
 
     def narrow(self) -> None:
-        """Leave in question which of two is better: the exponent that has the least error so far, or 0."""
+        """Leave two exponents in question: the one that has the least error so far, and 0."""
         self.tried = sorted({0, self._least()})
 
     def best(self) -> float:
@@ -166,13 +166,13 @@ class Equalization:
 
     The error is that of rounding what a layer reads and its weights, which have a scale for each output channel; it is
     measured on batches that have no part in the channels' ranges: on the first for each exponent, on the others for the
-    best one and none at all.
+    best exponent and for no factors at all.
 
     Args:
-        graph: in float.
-        layers: of it that will compute in integers.
-        plan: of their quantization.
-        batches: of inputs.
+        graph: the graph in float.
+        layers: its layers that will compute in integers.
+        plan: the plan of their quantization.
+        batches: the inputs, one batch after another.
         int8: the integers of activations and weights.
     """
 
@@ -187,7 +187,7 @@ class Equalization:
         self._held_out = [first_samples(batch, shapes, _SAMPLES) for batch in held_out]
 
     def fit(self, context: PassContext, others: Sequence[See] = ()) -> None:
-        """Run the batches that the channels' ranges are of, if there are any channels; others are shown the tensors."""
+        """Run the batches that give the channels' ranges, if there are any groups; `others` are shown the tensors."""
         self._show(self._fitted, _Equalizer.observe, context, others)
 
     def apply(self, context: PassContext) -> tuple[list[Layer], int]:
@@ -209,7 +209,7 @@ class Equalization:
         context: PassContext,
         others: Sequence[See] = (),
     ) -> None:
-        """Run batches, and show the groups their values, and others all of them."""
+        """Run batches, and show each group its own values, and `others` all values."""
 
         def owner_sees(_: int, value: Value, x: "Tensor") -> None:
             if value in self._owners:

@@ -1,4 +1,4 @@
-"""Weights that lie on a grid already, as those of a model do that was dequantized: found, and not rounded once more.
+"""Weights that lie on a grid already, as in a model that was dequantized: they are found, and not rounded again.
 
 Llama.cpp's Q4_1, for one, has `d * q + m` in blocks of 32, and such a model is often all that there is.
 """
@@ -14,13 +14,13 @@ _FIRST = 64
 
 
 def given_grid(weight: np.ndarray, scheme: BlockScheme) -> BlockWeight | None:
-    """Return the codes of a matrix each block of which has its numbers in equal steps; None where one hasn't.
+    """Return the codes of a matrix whose blocks all have their numbers in equal steps; None where some block hasn't.
 
     Zero points are whole numbers where all of them can be, and floats otherwise.
 
     Args:
         weight: float32, `[K, N]`.
-        scheme: of blocks and codes.
+        scheme: how the matrix is put into blocks and codes.
     """
     block = scheme.block or len(weight)
     padded = np.pad(weight, ((0, -len(weight) % block), (0, 0)), mode="edge")
@@ -42,7 +42,7 @@ def given_grid(weight: np.ndarray, scheme: BlockScheme) -> BlockWeight | None:
 
 
 def _grid(blocks: np.ndarray, codes: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return the least number and the step of each of `[blocks, block, N]`; None if some has too many steps."""
+    """Return the least number and the step of each block in `[blocks, block, N]`; None if some has too many steps."""
     low, high = blocks.min(axis=1), blocks.max(axis=1)
     is_found = low == high
     step = np.where(is_found & (low != 0), np.abs(low), 1).astype(np.float32)

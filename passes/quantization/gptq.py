@@ -28,12 +28,12 @@ class Gptq(WeightRounding):
     on batches that were held out, gets that.
 
     Attributes:
-        bits: of a code.
+        bits: the bits of a code.
         block: how many weights of a column share a scale and a zero point; a power of two.
-        correct_biases: take back by the layers' biases, where they have some, what rounding shifted the mean of each
-            channel by.
-        activation_order: whether the channels with the largest activations are rounded first, while most is left that
-            can make up for it.
+        correct_biases: correct the layers' biases, where they have some, for the shift of each channel's mean that
+            rounding causes.
+        activation_order: whether the channels with the largest activations are rounded first, while most channels are
+            left to make up for the error.
         damping: what is added to the second moments of all channels, as a share of their mean, so that directions
             that calibration hardly shows take up no errors.
     """
@@ -53,10 +53,10 @@ def gptq(
 
     Args:
         weight: float32, `[K, N]`.
-        scheme: of blocks and codes. Their grids are chosen before anything is rounded, by the channels' second moments.
-        moments: of the inputs, float32, `[K, K]`.
+        scheme: the blocks and codes, whose grids are chosen before any rounding, by the channels' second moments.
+        moments: the second moments of the inputs, float32, `[K, K]`.
         activation_order: whether channels are rounded by falling second moment, instead of as they lie.
-        damping: added to the second moments, as a share of their mean.
+        damping: what is added to the second moments, as a share of their mean.
     """
     import torch
 
@@ -78,9 +78,9 @@ def round_in_order(
     """The codes of matrices whose rows are rounded one after the other; what is zero stays zero.
 
     Args:
-        weights: float32, `[G, K, N]`. They are overwritten by what would have suited, given the rows before.
-        upper: for each, by how much a row's error moves the later ones, `[G, K, K]`; see `compensation`.
-        scales, zero_points: of all weights, `[G, K, N]`.
+        weights: float32, `[G, K, N]`, overwritten by the values that would be exact, given the earlier errors.
+        upper: how much a row's error moves the later rows, for each matrix, `[G, K, K]`; see `compensation`.
+        scales, zero_points: the scale and the zero point of each weight, `[G, K, N]`.
         ends: the least and the greatest code.
     """
     import torch

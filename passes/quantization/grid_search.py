@@ -1,4 +1,4 @@
-"""Grids of blocks by what their rows count for: the search behind activation-aware clipping (AWQ) and GPTQ."""
+"""Grids of blocks, chosen by how much each row counts, as activation-aware clipping (AWQ) does; GPTQ rounds to them."""
 
 import numpy as np
 
@@ -13,8 +13,8 @@ def search_grid(weight: np.ndarray, scheme: BlockScheme, importance: np.ndarray)
 
     Args:
         weight: float32, `[K, N]`.
-        scheme: of blocks and codes.
-        importance: what the squared errors of a row count for, `[K]`: the second moment of what it is multiplied by.
+        scheme: how the matrix is put into blocks and codes.
+        importance: how much the squared errors of each row count, `[K]`: the second moment of the row's input channel.
     """
     block = scheme.block or len(weight)
     blocks = in_blocks(weight, block)

@@ -1,4 +1,4 @@
-"""The mean over an image, written as GlobalAveragePool: of the two, that is the one with an integer kernel."""
+"""The mean over an image, written as GlobalAveragePool, which has an integer kernel, unlike ReduceMean."""
 
 from ...ir.builder import Builder
 from ...ir.graph import Graph, Value

@@ -1,4 +1,4 @@
-"""Which layers can be computed with integers, or with weights that are, and why the others can't."""
+"""Which layers can compute in integers, or with integer weights, and why the others can't."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ class Layer:
     Attributes:
         node: a Conv, Gemm or MatMul.
         x: the activation that it reads.
-        weight: the other factor, or what it is a Transpose of, as in a head that shares the table of the embeddings.
-        axis: of the output channels in the weight.
+        weight: the other factor, or the constant that it transposes, as in a head that shares the embedding table.
+        axis: the axis of the output channels in the weight.
     """
 
     node: Node
@@ -34,17 +34,17 @@ class Layer:
 
     @property
     def key(self) -> WeightKey:
-        """What layers have in common that read the same weight in the same direction."""
+        """The weight and its axis, which are the same for layers that read a weight in the same direction."""
         return self.weight, self.axis
 
     @property
     def is_tied(self) -> bool:
-        """Whether the rows of the weight are looked up as well, each of which belongs to an output channel."""
+        """Whether the weight's rows, one for each output channel, are looked up as well, as in an embedding table."""
         return self.axis == 0 and any(use.node.operator == "Gather" and not use.index for use in self.weight.uses)
 
     @property
     def shares_weight(self) -> bool:
-        """Whether others read the weight too, or a Transpose of it, so that a changed one would be held beside it."""
+        """Whether the weight has other readers or is read through a Transpose: a changed copy would come on top."""
         return self.is_turned or self.weight.use_count > 1
 
     @property
@@ -82,11 +82,11 @@ def select_layers(
     """Sort a graph's layers by whether they can be quantized.
 
     Args:
-        graph: of any kind.
-        operators: that have a profitable integer kernel.
-        context: which says whether a layer is asked for.
-        rewrite: what is done to them, as it is counted.
-        stays: what the others stay.
+        graph: any graph.
+        operators: the operators that have a profitable integer kernel.
+        context: the context that says whether a layer may be rewritten.
+        rewrite: the name that each layer's rewrite is counted under.
+        stays: what the other layers stay, in the words of their messages.
     """
     layers: list[Layer] = []
     misses: list[str] = []
@@ -112,7 +112,7 @@ def _layer(node: Node) -> Layer:
 def _weight(node: Node) -> Value:
     """The right factor, or the matrix that a MatMul reads the Transpose of.
 
-    Clean-up leaves the transpose of what is read as it is, too, since without it the weight would be held twice.
+    Clean-up keeps the Transpose of a weight that has other readers, since folding it would hold the weight twice.
     """
     factor = node.operand(1)
     turn = factor.producer if node.operator == "MatMul" and factor.type.rank == 2 else None
@@ -160,7 +160,7 @@ def float_inputs(layers: Sequence[Layer]) -> list[Value]:
 
 
 def tied_bits(bits: int) -> int:
-    """The bits of a weight whose rows are looked up as well, where others have some: 7 where 8 would saturate."""
+    """The bits of a weight whose rows are looked up as well: 8, or 7 where 8 would saturate or fewer are asked for."""
     return max(bits, 7)
 
 
@@ -172,7 +172,7 @@ def held_integers(op: Builder, integers: np.ndarray, bits: int, name: str) -> Va
 
 
 def drop_unused(graph: Graph, values: Iterable[Value]) -> None:
-    """Erase those of some constants, and of their transposes before them, that nobody reads any more."""
+    """Erase the constants, and the Transposes listed before them, that nobody reads any more."""
     for value in dict.fromkeys(values):
         if value.use_count or graph.is_output(value):
             continue

@@ -1,4 +1,4 @@
-"""Layers before a logarithm: a spectrum's, whose small values count as much as its large ones."""
+"""Layers before a logarithm, as of a spectrum, whose small values count as much as its large ones."""
 
 from ...ir.graph import Graph, Node
 from ...ir.operators import has_trait

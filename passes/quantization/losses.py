@@ -18,7 +18,7 @@ def last_batches(context: PassContext) -> Sequence[Feeds]:
 
 
 def losses(before: Reference, made: Reference, last: Sequence[Feeds]) -> list[str]:
-    """A sentence where rounding loses much on the last of the calibration data, and nothing is decided on the way."""
+    """A sentence if rounding loses much on the last of the calibration data; none where the graph makes decisions."""
     if decisions(before.graph):
         return []
     judge = Judge(before, last)

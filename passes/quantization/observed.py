@@ -18,13 +18,13 @@ from .sweep import Moments, Sums
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What a run has told.
+    """What a run over the calibration data has told.
 
     Attributes:
-        graph: that ran.
-        seen: of each value that gets a grid.
-        means: of the layers' channels.
-        sums: over what the first layer reads whose weight GPTQ may round; None if there is none.
+        graph: the graph that ran.
+        seen: what was seen of each value that gets a grid.
+        means: the means of the channels that layers yield.
+        sums: the sums of products of what the first layer reads whose weight GPTQ may round; None if there is none.
     """
 
     graph: Reference
@@ -47,13 +47,13 @@ class Observed:
         """Run the calibration data.
 
         Args:
-            graph: in float.
-            layers: of it that may compute in integers.
-            calibration: of the values that then get a grid.
-            batches: of inputs.
-            context: to whom progress is reported.
+            graph: the graph in float.
+            layers: its layers that may compute in integers.
+            calibration: what observes the values that then get a grid.
+            batches: the inputs, one batch after another.
+            context: the context that progress is reported to.
             compensated_on: how many of the batches GPTQ looks at.
-            others: who are shown the tensors as well.
+            others: the callbacks that are shown the tensors as well.
         """
         means, heads = ChannelMeans(graph.graph, layers), compensated(layers)
         sums = Sums(heads[0], compensated_on) if heads and compensated_on else None
@@ -62,7 +62,7 @@ class Observed:
         return cls(graph, calibration.found, means, sums)
 
     def moments(self, smoothed: Iterable[Smoothed]) -> Moments | None:
-        """Return those that GPTQ starts with, after some activations were smoothed; None if there are none."""
+        """Return the moments that GPTQ starts with, after some activations were smoothed; None if there are none."""
         if self.sums is None:
             return None
         scale = next((it.scale for it in smoothed if it.x is self.sums.x), None)
@@ -72,7 +72,7 @@ class Observed:
 def unstretched(
     graph: Graph, seen: Mapping[Value, Calibrated], layers: Sequence[Layer], plan: Plan
 ) -> tuple[list[Layer], list[str]]:
-    """The layers but for those that read or make what a few samples stretch, with a sentence for each of these."""
+    """The layers that neither read nor make values that a few samples stretch, and a sentence for each other layer."""
     kept: list[Layer] = []
     misses: list[str] = []
     for layer in layers:

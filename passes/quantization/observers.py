@@ -11,8 +11,8 @@ from .clipping import STEPS
 
 _BINS = 8192
 _BLOCK = 1 << 16  # numbers that are counted at once, so that they stay in the cache
-_KEPT = 0.99999  # of the values; less cuts the few large activations that transformers depend on
-_LEAST = 1e-30  # of the ranges; what is smaller would overflow in reciprocals
+_KEPT = 0.99999  # the share of values in the range; less cuts the few large activations that transformers depend on
+_LEAST = 1e-30  # the least reach of the bins; smaller ones would overflow in reciprocals
 
 
 class Observer(ABC):
@@ -28,7 +28,7 @@ class Observer(ABC):
 
 
 class MinMaxObserver(Observer):
-    """Everything that was seen."""
+    """The range of everything that was seen."""
 
     def __init__(self) -> None:
         self.low = self.high = 0.0
@@ -43,7 +43,7 @@ class MinMaxObserver(Observer):
             self._count(batch)
 
     def _count(self, batch: np.ndarray) -> None:
-        """Take into account more of a batch of finite numbers than its ends, which are known already."""
+        """Take a batch of finite numbers into account beyond its ends, which are known already."""
 
     def range(self) -> tuple[float, float]:
         return self.low, self.high
@@ -53,7 +53,7 @@ class HistogramObserver(MinMaxObserver):
     """Counts values in equal bins around 0; the bins double in width, two by two, when a value falls outside.
 
     Attributes:
-        counts: of the bins, which cover -limit to limit.
+        counts: the number of values in each bin; the bins cover -limit to limit.
     """
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class HistogramObserver(MinMaxObserver):
 
 
 class PercentileObserver(HistogramObserver):
-    """All but the outermost 0.001 % of the values, half of them on either side."""
+    """The range of all but the outermost 0.001 % of the values, half of these on either side."""
 
     def range(self) -> tuple[float, float]:
         if not self.counts.any():

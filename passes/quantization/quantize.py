@@ -40,11 +40,11 @@ from .static import StaticQuantizer
 from .sweep import Moments
 from .weights import quantize_weights
 
-_COMPENSATED_ON = 64  # samples: of texts, more rows than a layer of MiniLM has channels
+_COMPENSATED_ON = 64  # samples; as many texts have more rows than a layer of MiniLM has channels
 _WEIGHT_BITS = {"int8-weights": 8, "int4": 4, "int3": 3, "int2": 2}
 """The bits of the schemes that leave activations alone."""
 _REFINEMENTS = ("smooth", "equalize", "gptq", "correct_biases", "reconstruct")
-"""The options that lower errors and leave what is computed where as it is."""
+"""The options that lower errors without changing which layers compute in integers."""
 
 
 @dataclass(frozen=True)
@@ -52,40 +52,40 @@ class Quantize(Pass):
     """Compute Conv, Gemm and MatMul in 8-bit integers, or with weights of few bits, where the target gains by that.
 
     A layer whose activations a few samples of the calibration data stretch beyond what 8 bits hold stays in float.
-    Large embedding tables are stored in integers as well: those that a head multiplies by, too, once for both, others
-    in int8, as are the weights of recurrent layers. The mean over an image becomes GlobalAveragePool where that has an
+    Large embedding tables are stored in integers as well: one that a head multiplies by, too, once for both, others in
+    int8, as are the weights of recurrent layers. The mean over an image becomes GlobalAveragePool where that has an
     integer kernel (Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
     Inference", CVPR 2018; for the biases, Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias
     Correction", ICCV 2019).
 
     Attributes:
         scheme: `int8` fixes the range of every activation beforehand, from calibration data; `int8-dynamic` finds it
-            anew at run time, for MatMul and Gemm only; `int8-weights`, `int4`, `int3` and `int2` store their weights in
+            anew at run time, for MatMul and Gemm only; `int8-weights`, `int4`, `int3` and `int2` store weights alone in
             as many bits (3 take up 4) and leave activations in float, for models that read each weight for a few rows
             at a time, as those that generate text do. For `int8-weights` and `int2`, TVM has no kernels yet, and
             multiplies by floats.
-        block: of the schemes for weights alone, how many weights of a column share a scale and a zero point, which have
-            the least squared error; a power of two from 16, or 0 for whole columns. The last one may be shorter.
-        symmetric: of these, whether all zero points are the middle, so that none are stored.
+        block: how many weights of a column share a scale and a zero point, chosen for the least squared error, in the
+            schemes for weights alone; a power of two from 16, or 0 for whole columns. The last block may be shorter.
+        symmetric: whether, in the schemes for weights alone, all zero points are the middle code, and none are stored.
         observer: how calibration chooses ranges: `minmax` (all that was seen), `percentile` (all but 0.001 %), or `mse`
             (least squared error).
         per_channel: a scale for each output channel's weights, instead of one for the whole weight.
-        per_row: in `int8-dynamic`, a grid for each row of an activation (a token's features), instead of one for all
-            rows. planish's kernels for TVM do that; ONNX Runtime has none for it.
+        per_row: a grid for each row of an activation (a token's features), instead of one for all rows, in
+            `int8-dynamic`. planish's kernels for TVM do that; ONNX Runtime has none for it.
         smooth: divide channels of a MatMul's or Gemm's activation that reach far beyond the others, and multiply the
             weights, where that is predicted to halve the error.
         equalize: even out the channels of what convolutions read, by the weights before and behind, as far as that
-            lowers the errors that are measured on inputs that are held out; for weights `per_channel` only.
+            lowers the errors that are measured on held-out inputs; for weights `per_channel` only.
         gptq: round the weights of MatMul and Gemm, with a scale for each channel, as the pass `gptq` does, where that
             makes less of an error on inputs that were held out.
-        correct_biases: take back by the layers' biases what rounding shifted the mean of each channel by; of weights
-            alone, where calibration data are given.
-        reconstruct: fit the weights and biases of convolutions to what rounding makes of what they read, and round them
+        correct_biases: correct the layers' biases for the shift of each channel's mean that rounding causes; in the
+            schemes for weights alone, only where calibration data are given.
+        reconstruct: fit the weights and biases of convolutions to their inputs as rounding leaves them, and round them
             as `gptq` does, where that lowers the error on inputs that were held out; for `int8` and weights
             `per_channel` only.
-        samples: of the calibration data that are used.
-        weight_bits: of the weights in `int8` and `int8-dynamic`, fewer where the target's kernels saturate. 4 and less
-            take up half the bytes of 8 in the model's file, and all of them at run time, at the speed of 8.
+        samples: the number of calibration samples that are used.
+        weight_bits: the bits of weights in `int8` and `int8-dynamic`, fewer where the target's kernels saturate. 4 or
+            fewer take up half the bytes of 8 in the model's file, and all of them at run time, at the speed of 8.
         if_slower: what becomes of a model that `int8` or `int8-dynamic` makes slower on the backend that it is built
             for, as timed in turn with the model before: `revert` leaves it in float, `keep` takes it for its size.
     """
@@ -118,7 +118,7 @@ class Quantize(Pass):
             self._block_scheme()
 
     def _block_scheme(self) -> BlockScheme:
-        """What weights alone are put into.
+        """The blocks and codes that weights alone are put into.
 
         Raises:
             UsageError: no runtime knows such blocks.
@@ -236,7 +236,7 @@ class Quantize(Pass):
     def prepare(
         self, graph: Graph, layers: Sequence[Layer], int8: Int8, profitable: frozenset[str], context: PassContext
     ) -> "Prepared":
-        """Do what comes before rounding: a graph that computes what it did, and the grid of each value."""
+        """Do what comes before rounding: transform the graph equivalently, and choose each value's grid."""
         plan = make_plan(graph, layers, profitable)
         if not plan.reads:
             return Prepared(layers, plan, {}, {}, {}, [], None)
@@ -331,13 +331,13 @@ class Prepared:
     """What static quantization of a graph is about to do.
 
     Attributes:
-        layers: that compute in integers.
+        layers: the layers that compute in integers.
         plan: what is quantized where.
-        grids: of the plan's values, without those that share another's.
-        rounded: weights that are in integers already, by channel.
-        counts: of what was done to get there.
-        misses: why some weights will be rounded plainly.
-        observed: of the graph as it is before rounding; None where nothing will be quantized.
+        grids: the grid of each of the plan's values that has one of its own.
+        rounded: the weights that are in integers already, with a scale for each channel.
+        counts: how many groups were equalized and activations smoothed to get there.
+        misses: a sentence for each layer that stays in float, or whose weight will be rounded plainly.
+        observed: what a run of the graph before rounding has told; None where nothing will be quantized.
     """
 
     layers: Sequence[Layer]
@@ -349,7 +349,7 @@ class Prepared:
     observed: Observed | None
 
     def quantizer(self, graph: Graph, int8: Int8, per_channel: bool) -> StaticQuantizer:
-        """What rewrites the graph."""
+        """The quantizer that rewrites the graph."""
         return StaticQuantizer(graph, self.plan, self.grids, int8.weight_bits, per_channel, self.rounded)
 
 
@@ -381,7 +381,7 @@ def profitable_operators(int8: Int8, *, static: bool) -> frozenset[str]:
 def static_layers(graph: Graph, operators: frozenset[str], context: PassContext) -> Selection:
     """The layers whose activations can have ranges fixed beforehand, with a sentence for each of the others.
 
-    Those are left out whose results reach a logarithm.
+    Layers whose results reach a logarithm are left out.
     """
     selection = select_layers(graph, operators, context)
     barred = before_logarithms(graph)
@@ -394,5 +394,5 @@ def static_layers(graph: Graph, operators: frozenset[str], context: PassContext)
 
 
 def _union(by_backend: Mapping[str, frozenset[str]]) -> frozenset[str]:
-    """What pays off on some backend: which one the graph is lowered to is chosen later."""
+    """The operators that pay off on some backend: which one the graph is lowered to is chosen later."""
     return frozenset[str]().union(*by_backend.values())

@@ -1,12 +1,13 @@
-"""Reconstruction: the weights and biases of convolutions are fitted to what rounding makes of what they read.
+"""Reconstruction: the weights and biases of convolutions are fitted to their inputs as rounding leaves them.
 
-Rounding moves what repeats itself all over an image, as a page's background does, in one direction everywhere, and what
-hardly anybody has by another amount. A bias can't take back both; weights can, since such a pattern is a direction of
-its own among what a convolution reads. So they solve, layer by layer behind the rounded ones before, the least squares
-problem of making the float layer's output from integers (Hubara et al., "Accurate Post Training Quantization With Small
-Calibration Sets", ICML 2021), and are rounded one after the other, so that the later ones make up for the error (Li et
-al., "GPTAQ: Efficient Finetuning-Free Quantization for Asymmetric Calibration", ICML 2025). A channel's old weights
-stay where the new ones don't do better on batches that were held out; its bias is fitted as well.
+Rounding moves a pattern that repeats itself all over an image, as a page's background does, in one direction
+everywhere, and a rare one by another amount. A bias can't take back both; weights can, since such a pattern is a
+direction of its own among what a convolution reads. So they solve, layer by layer behind the rounded ones before, the
+least squares problem of making the float layer's output from integers (Hubara et al., "Accurate Post Training
+Quantization With Small Calibration Sets", ICML 2021), and are rounded one after the other, so that the later ones
+make up for the error (Li et al., "GPTAQ: Efficient Finetuning-Free Quantization for Asymmetric Calibration", ICML
+2025). A channel's old weights stay where the new ones don't do better on batches that were held out; its bias is fitted
+as well.
 """
 
 from collections.abc import Sequence
@@ -34,7 +35,7 @@ RECONSTRUCTED_ON = 64
 """Samples that layers are fitted to at the most."""
 
 _MOST_NUMBERS = 10_000_000
-"""The most numbers of inputs that layers are fitted to: activations of all batches are held at once."""
+"""The most input numbers that layers are fitted to: activations of all batches are held at once."""
 
 _DEEPEST = 4096
 """The most numbers that a window may hold: beyond, the products of a layer take many seconds."""
@@ -43,10 +44,10 @@ _MOST_WINDOWS = 512
 """The most windows of a convolution that are looked at in a sample."""
 
 _RIDGE = 1e-3
-"""How much it costs to leave the weights as they were, as a share of the mean square of what they multiply."""
+"""The penalty on moving weights away from what they were, as a share of the mean square of what they multiply."""
 
 _DAMPING = 0.01
-"""How much less other weights make up for a weight's error, as a share of the mean square of what they multiply."""
+"""The damping of how weights make up for the errors of others, as a share of the mean square of what they multiply."""
 
 _ROUNDING = 1e-5
 """How far sums over windows, in float32, may be off, as a share of their trace: so much counts as nothing."""
@@ -60,10 +61,10 @@ class _Rounded:
     """A Conv that computes in integers.
 
     Attributes:
-        node: that computes.
-        exact: the same one in float.
+        node: the Conv in the quantized graph.
+        exact: the same Conv in the float graph.
         weight: the DequantizeLinear of its weight.
-        bias: that of its bias.
+        bias: the DequantizeLinear of its bias.
     """
 
     node: Node
@@ -76,7 +77,7 @@ class _Rounded:
         return self.node.attributes.get("group", 1)
 
     def columns(self, weight: np.ndarray) -> "Tensor":
-        """The weights, or whatever else there is, of all channels: float64 `[groups, K, channels of a group]`."""
+        """The weights, or other numbers, of all output channels: float64 `[groups, K, channels of a group]`."""
         import torch
 
         rows = torch.from_numpy(weight.reshape(len(weight), -1).astype(np.float64))
@@ -85,12 +86,12 @@ class _Rounded:
 
 @dataclass(frozen=True, slots=True)
 class _Sums:
-    """Sums over windows of products of what a convolution reads, with a 1 behind it, and of what it is to yield.
+    """Sums of products over windows: of what a convolution reads, x with a 1 behind it, and of what it is to yield, y.
 
     Attributes:
-        inputs: of the first with themselves, float64 `[groups, K + 1, K + 1]`.
-        outputs: of the first with the second, `[groups, K + 1, N]`.
-        power: of the second with itself, `[groups, N]`.
+        inputs: the sums of `x^T x`, float64 `[groups, K + 1, K + 1]`.
+        outputs: the sums of `x^T y`, `[groups, K + 1, N]`.
+        power: the sums of the squares of y, `[groups, N]`.
     """
 
     inputs: "Tensor"
@@ -99,7 +100,7 @@ class _Sums:
 
     @classmethod
     def of(cls, x: "Tensor", y: "Tensor", layer: _Rounded) -> Self:
-        """What a batch tells."""
+        """The sums over the windows of a batch."""
         read, made = _windows(x, y, layer)
         sums = read.mT @ read, read.mT @ made, made.square().sum(1)
         return cls(*(part.double() for part in sums))
@@ -159,10 +160,11 @@ def reconstruct(exact: Graph, graph: Graph, batches: Sequence[Feeds], bits: int,
 
     Args:
         exact: the graph in float, whose convolutions have the same names.
-        graph: in which some of them compute in integers, with a scale for each output channel.
-        batches: of inputs, of which every fourth is held out, or every fourth sample where there are few.
-        bits: of the weights.
-        context: to whom progress is reported.
+        graph: the quantized graph, in which some of them compute in integers, with a scale for each output channel.
+        batches: the inputs, one batch after another; every fourth batch is held out, or every fourth sample where there
+            are few batches.
+        bits: the bits of the weights.
+        context: the context that progress is reported to.
     """
     import torch
 
@@ -205,7 +207,7 @@ def reconstruct(exact: Graph, graph: Graph, batches: Sequence[Feeds], bits: int,
 
 
 def _first(batches: Sequence[Feeds]) -> Sequence[Feeds]:
-    """Batches as long as they are small together, but enough of them to hold one out."""
+    """The first batches, as many as stay small together, but enough of them to hold one out."""
     sizes = np.cumsum([sum(array.size for array in batch.values()) for batch in batches])
     return batches[: max(ONE_IN, int(np.searchsorted(sizes, _MOST_NUMBERS)))]
 
@@ -233,13 +235,13 @@ def _is_own(node: Node) -> bool:
 
 
 def _holder(node: Node) -> Node:
-    """What reads the integers that a node dequantizes: itself, or a Cast before it where they are held in 4 bits."""
+    """The reader of the integers that a node dequantizes: the node itself, or a Cast before it from 4 bits."""
     before = node.operand(0).producer
     return before if before is not None and before.operator == "Cast" else node
 
 
 def _integers(node: Node) -> np.ndarray:
-    """What a node dequantizes, as int8 or int32."""
+    """The integers that a node dequantizes, as int8 or int32."""
     held = _holder(node).constant(0)
     assert held is not None
     return held.astype(node.operand(0).dtype.numpy)
@@ -276,7 +278,7 @@ def _windows(x: "Tensor", y: "Tensor", layer: _Rounded) -> "tuple[Tensor, Tensor
 
 
 def _fit(graph: Graph, layer: _Rounded, fit: _Sums, held_out: _Sums, bits: int) -> bool:
-    """Change the weights of the channels that are better off, and all biases; returns whether there are any."""
+    """Change the weights of the channels that gain by it, and all biases; returns whether any channel gains."""
     import torch
 
     if not fit.is_telling or not held_out.is_telling:
@@ -288,7 +290,7 @@ def _fit(graph: Graph, layer: _Rounded, fit: _Sums, held_out: _Sums, bits: int) 
     best = fit.best(exact)
     best[:, :-1][exact[:, :-1] == 0] = 0  # what was pruned stays so
     fitted = best.mT.flatten(0, 1).numpy()
-    step = steps / scale  # of what is read
+    step = steps / scale  # the step of what is read
     least = np.abs(fitted[:, -1]) / (step * LARGEST_BIAS)
     grid = quantize_weight(fitted[:, :-1].astype(np.float32), 0, bits, least).scale
     codes = fit.rounded(best[:, :-1], layer.columns(grid), bits)

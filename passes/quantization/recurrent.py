@@ -21,8 +21,8 @@ def quantize_recurrent(graph: Graph, context: PassContext) -> tuple[int, list[st
     """Rewrite the recurrent layers of a graph, in place.
 
     Args:
-        graph: that is rewritten.
-        context: which says whether a layer is asked for.
+        graph: the graph to rewrite.
+        context: the context that says whether a layer may be rewritten.
 
     Returns:
         How many layers were rewritten, and a sentence for each one that stays as it is.
@@ -52,7 +52,7 @@ def _float_weights(node: Node) -> list[tuple[int, Constant]]:
 
 
 def _dequantized(op: Builder, weight: Constant) -> Value:
-    """Emit a weight's integers and what makes floats of them: a row is one block of blocked quantization."""
+    """Emit a weight's integers and their DequantizeLinear: a row is one block of blocked quantization."""
     *rows, k = weight.data.shape
     integers = quantize_weight(weight.data.reshape(-1, k), axis=0)
     return op.DequantizeLinear(

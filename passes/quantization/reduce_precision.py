@@ -32,7 +32,7 @@ class PrecisionReduction(GraphwisePass):
     once, in half the size.
 
     Attributes:
-        dtype: of the factors.
+        dtype: the type that the factors are rounded to.
     """
 
     name: ClassVar[str] = "reduce-precision"

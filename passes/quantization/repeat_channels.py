@@ -1,7 +1,7 @@
 """Outlier channel splitting: a channel is computed several times over, so that each carries a share of its weights.
 
-What is behind the activation function of a feed-forward block can't be scaled by weights before it. But it can be
-repeated by them, at the price of a few columns there and rows behind (Zhao et al., "Improving Neural Network
+Channels behind the activation function of a feed-forward block can't be scaled by the weights before it. But these can
+repeat channels, at the price of a few columns there and rows behind (Zhao et al., "Improving Neural Network
 Quantization without Retraining using Outlier Channel Splitting", ICML 2019).
 """
 
@@ -23,7 +23,7 @@ class ChannelPath:
     """What computes an activation from a product on, channel by channel.
 
     Attributes:
-        values: from the activation back to the product's result.
+        values: the values from the activation back to the product's result.
         places: the constants with a number, or a column, for each channel.
     """
 
@@ -41,10 +41,10 @@ class ChannelPath:
 
 
 def channel_path(readers: Sequence[Layer]) -> ChannelPath | None:
-    """Return how the channels that some layers read are computed; None where others read them or it is another way.
+    """Return how the channels that some layers read are computed; None if others read them or the way is unknown.
 
     Args:
-        readers: of one value.
+        readers: the layers that read one value.
     """
     x, nodes = readers[0].x, {layer.node for layer in readers}
     values: list[Value] = []

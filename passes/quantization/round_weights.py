@@ -89,10 +89,10 @@ class WeightRounding(Pass):
 
     @abstractmethod
     def round(self, weight: np.ndarray, scheme: BlockScheme, moments: Moments) -> BlockWeight:
-        """Round a matrix `[K, N]`, whose inputs have these moments; those held out are not for it."""
+        """Round a matrix `[K, N]` whose inputs have these moments; a method must not use the held-out ones."""
 
     def _best(self, weight: np.ndarray, moments: Moments) -> tuple[BlockWeight, str]:
-        """What does best on held-out inputs, and whether that is `plain`, `clipped`, or the method by its name.
+        """The weight that does best on held-out inputs, and its rounding: `plain`, `clipped`, or the method's name.
 
         Weights that lie on a grid already (`given`) need no judge.
         """

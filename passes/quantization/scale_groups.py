@@ -29,7 +29,7 @@ class ScaleGroup:
     """Images `[N, C, ...]` whose channels can be multiplied by the same factors.
 
     Attributes:
-        rounded: those of the images that will be put on a grid of their own.
+        rounded: the images that will be put on a grid of their own.
         sources: all that the channels are proportional to.
         readers: the convolutions that read the images, and can undo the factors.
     """
@@ -44,16 +44,16 @@ class ScaleGroup:
 
 
 _KEPT = object()
-"""What is in one set with all images that must stay as they are."""
+"""The mark of the set of all images that must stay as they are."""
 
 
 def scale_groups(graph: Graph, layers: Sequence[Layer], plan: Plan) -> list[ScaleGroup]:
     """Find all groups with a convolution behind them.
 
     Args:
-        graph: in float.
-        layers: of it that will compute in integers.
-        plan: of their quantization.
+        graph: the graph in float.
+        layers: its layers that will compute in integers.
+        plan: the plan of their quantization.
     """
     from networkx.utils import UnionFind
 

@@ -1,4 +1,4 @@
-"""Smoothing: channels that reach far beyond the others are divided by what their rows of the weights are multiplied by.
+"""Smoothing: channels that reach far beyond the others are divided by a factor that multiplies their rows of weights.
 
 One grid for an activation is as coarse as its widest channel asks for, and transformers have a few that are ten times
 as wide as the rest. x W = (x / s) (s W) for any positive s, a number for each channel (Xiao et al., "SmoothQuant:
@@ -31,22 +31,22 @@ _EXPONENTS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """How much of the channels' differences may go into the weights; of these, the best predicted one is taken."""
 
 _BOUNDS = 12
-"""The bounds that are tried, from what the widest channel reaches to what the median one does."""
+"""How many bounds are tried, from what the widest channel reaches to what the median one does."""
 
 _LEFT = 0.5
 """The share of the predicted squared error that may be left: the division takes time where no other node absorbs it."""
 
 _SHARE = 64
-"""One in how many channels may be there once more, if they come from a product."""
+"""One in as many channels may be repeated, if the channels come from a product."""
 
 _LANES = 16
-"""Channels that kernels take at once, as many of which are added as fill them."""
+"""How many channels kernels take at once; repeated ones are added by multiples of that."""
 
 _LEFT_BY_GPTQ = 0.3
 """The share of the squared error of rounding weights that GPTQ leaves (MiniLM: 0.2 to 0.6)."""
 
 _LEAST = 1e-5
-"""That a channel is taken to reach, relative to the widest."""
+"""The least that a channel is taken to reach, relative to the widest."""
 
 
 @dataclass(slots=True)
@@ -69,8 +69,8 @@ class _Division:
     """What becomes of an activation's channels.
 
     Attributes:
-        scale: what they are divided by, and their rows of the weights multiplied, float[K].
-        copies: how often they are there, each with as small a share of its row, int[K].
+        scale: what each channel is divided by, and its row of the weights multiplied by, float[K].
+        copies: how often each channel is computed, each time with an equal share of its row, int[K].
     """
 
     scale: np.ndarray
@@ -78,7 +78,7 @@ class _Division:
 
     @property
     def channels(self) -> np.ndarray:
-        """The channels by their numbers, each as often as it is there."""
+        """The channels by their numbers, each as often as it is computed."""
         return np.repeat(np.arange(len(self.copies)), self.copies)
 
 
@@ -88,8 +88,8 @@ class Smoothed:
 
     Attributes:
         x: the activation as it was.
-        range: of what is read in its place, as it was seen, from end to end.
-        scale: float[K], what that is divided by beside it; None where the activation has become another one.
+        range: the whole range of what is read in its place, as calibration saw it.
+        scale: float[K], what a node of its own divides the activation by; None where the activation itself has changed.
     """
 
     x: Value
@@ -101,8 +101,8 @@ class Smoothing:
     """Smooths what MatMul and Gemm layers read, where that is predicted to halve the error at least.
 
     Args:
-        graph: in float.
-        layers: of it that may compute in integers.
+        graph: the graph in float.
+        layers: its layers that may compute in integers.
     """
 
     def __init__(self, graph: Graph, layers: Sequence[Layer]) -> None:
@@ -124,13 +124,13 @@ class Smoothing:
         """Smooth in place.
 
         Args:
-            layers: that will compute in integers after all.
-            integers: values that are so before they are read, and stay as they are.
-            context: that is asked before each step.
+            layers: the layers that will compute in integers after all.
+            integers: the values that are in integers before they are read, and stay as they are.
+            context: the context that is asked before each rewrite.
             gptq: whether GPTQ will round the weights.
 
         Returns:
-            The layers as they are now, and what each value that smoothed layers read by now was made of.
+            The layers as they are now, and for each value that smoothed layers read now, what it was made from.
         """
         groups: dict[Value, list[Layer]] = {}
         for layer in layers:
@@ -158,7 +158,7 @@ def _is_eligible(layer: Layer) -> bool:
 
 
 def _current(layer: Layer) -> Layer:
-    """A layer with what its node reads by now."""
+    """A layer with the input and the weight that its node reads by now."""
     weight = layer.node.inputs[1]
     assert isinstance(weight, Constant)
     return replace(layer, x=layer.node.operand(0), weight=weight)
@@ -168,10 +168,10 @@ def _best(channels: _Channels, weight: np.ndarray, weight_share: float, more: in
     """The division with the least predicted error; None where it isn't worth it.
 
     Args:
-        channels: of the activation.
-        weight: `[K, N]`.
-        weight_share: what is left of the error of rounding weights.
-        more: channels that may be there beyond K.
+        channels: what calibration sees of the activation's channels.
+        weight: the readers' weights side by side, `[K, N]`.
+        weight_share: the share of the squared error of rounding weights that is left.
+        more: how many channels may be added to the K, as copies.
     """
     reach = np.maximum(channels.high, np.negative(channels.low))
     if not channels.rows or not np.all(np.isfinite(reach)) or not np.max(reach):
@@ -192,7 +192,7 @@ def _best(channels: _Channels, weight: np.ndarray, weight_share: float, more: in
 
 
 def _copies(rows: np.ndarray, more: int) -> np.ndarray:
-    """How often each channel is there if some more than all make the largest of some rows least."""
+    """How often each channel is computed, if `more` copies make the largest share of a row least."""
     copies = np.ones(len(rows), np.int64)
     for _ in range(more):
         copies[np.argmax(rows / copies)] += 1
@@ -200,7 +200,7 @@ def _copies(rows: np.ndarray, more: int) -> np.ndarray:
 
 
 def _error(channels: _Channels, weight: np.ndarray, division: _Division, weight_share: float) -> float:
-    """The expected squared error of a product, of rounding the activation, to 256 steps, and the weight, by columns."""
+    """The expected squared error of a product from rounding the activation to 256 levels and the weight by columns."""
     scale, copies = division.scale, division.copies
     step = ((channels.high / scale).max() - (channels.low / scale).min()) / 255
     steps = np.abs(weight * (scale / copies)[:, None]).max(axis=0) / 127

@@ -32,9 +32,9 @@ class Moments:
     """Second moments of what some layers read: the mean over rows of `x^T x`, float32 `[K, K]`.
 
     Attributes:
-        fit: over the batches that roundings are fitted to.
-        held_out: over the others; the same where there is one row only.
-        share: of the rows that are held out.
+        fit: the moments over the batches that roundings are fitted to.
+        held_out: the moments over the others; the same as `fit` where there are too few rows to hold some out.
+        share: the share of rows that are held out.
     """
 
     fit: np.ndarray
@@ -43,11 +43,11 @@ class Moments:
 
     @property
     def whole(self) -> np.ndarray:
-        """Those over all batches."""
+        """The moments over all batches."""
         return np.float32(1 - self.share) * self.fit + np.float32(self.share) * self.held_out
 
     def divided(self, scale: np.ndarray) -> Self:
-        """Those of the inputs divided by some numbers `[K]`."""
+        """The moments of the inputs divided by some numbers `[K]`."""
         products = np.outer(scale, scale).astype(np.float32)
         return type(self)(self.fit / products, self.held_out / products, self.share)
 
@@ -57,18 +57,18 @@ class Moments:
 
 
 Visitor: TypeAlias = Callable[[Sequence[Layer], Moments], Mapping[Layer, np.ndarray]]
-"""What is called with the layers that read one value; returns the weights `[K, N]` that the walk goes on with."""
+"""A callback for the layers that read one value, and its moments; returns the weights `[K, N]` to go on with."""
 
 
 class Sums:
-    """What second moments are the means of, batch by batch.
+    """The sums whose means are second moments, added up batch by batch.
 
     Args:
-        layer: one of those that read the value.
-        count: of the batches that are taken into account, the first ones.
+        layer: one of the layers that read the value.
+        count: how many batches are taken into account, from the first on.
 
     Attributes:
-        x: the value.
+        x: the value that the layer reads.
     """
 
     def __init__(self, layer: Layer, count: int) -> None:
@@ -90,7 +90,7 @@ class Sums:
 
     @property
     def moments(self) -> Moments:
-        """The means."""
+        """The second moments: the means of the sums over rows."""
         means = {share: (total / max(self._rows[share], 1)).numpy() for share, total in self._sums.items()}
         share = self._rows.get(True, 0) / max(sum(self._rows.values()), 1)
         return Moments(means[False], means.get(True, means[False]), share)
@@ -107,12 +107,12 @@ def sweep(
     """Visit layers in the graph's order, with the moments of what they read.
 
     Args:
-        graph: that is walked through; it isn't changed.
-        layers: of it; a Conv's rows are what its windows hold.
-        batches: of inputs.
-        context: to whom progress is reported.
-        visit: called for the layers of each value that is read by some.
-        first: what the first layer reads, where that is known already.
+        graph: the graph to walk through; it isn't changed.
+        layers: its layers to visit; a Conv's rows are what its windows hold.
+        batches: the inputs, one batch after another.
+        context: the context that progress is reported to.
+        visit: called for each value that some of the layers read, with these layers.
+        first: the moments of what the first layer reads, where they are known already.
     """
     import torch
 
@@ -174,7 +174,7 @@ def _rows(x: "Tensor", layer: Layer) -> "Tensor":
 
 
 def shares(x: "Tensor", number: int, count: int) -> Iterator[tuple[bool, "Tensor"]]:
-    """Parts of a batch, by its number among some, and whether they are held out: rows are, of few batches."""
+    """Parts of a batch, and whether each is held out: every fourth batch is, or every fourth row if batches are few."""
     if count >= ONE_IN or len(x) < ONE_IN:
         yield count > 1 and number % ONE_IN == ONE_IN - 1, x
         return

@@ -25,8 +25,8 @@ def quantize_weights(
     """Rewrite layers of kind MatMul and Gemm, in place; return how rows of the weights are looked up now.
 
     Args:
-        graph: that is rewritten.
-        layers: of it.
+        graph: the graph to rewrite.
+        layers: its layers to quantize.
         weights: what becomes of each layer's weight, which layers may share.
     """
     made: dict[WeightKey, Sequence[Constant]] = {}
@@ -62,13 +62,13 @@ def quantize_weights(
 
 
 def _code_rows(parts: Sequence[Constant], weight: BlockWeight) -> Lookup:
-    """Return how rows of a table are looked up in the constants that a head reads, each of which it multiplies by."""
+    """Return how rows of a table are looked up in the codes, scales and zero points that a head multiplies by."""
     bits, block, depth = weight.scheme.stored_bits, weight.stored_block, len(weight.codes)
     blocks = -(-depth // block)
 
     def rows(op: Builder, places: Value) -> Value:
         codes, scales, *offsets = [op.Gather(part, places) for part in parts]
-        lead = [0] * places.type.rank  # as Reshape keeps sizes
+        lead = [0] * places.type.rank  # a 0 makes Reshape keep a size
         steps = op.Cast(op.Reshape(_unpacked(op, codes, bits), [*lead, blocks, block]), to=DType.float32)
         zeros = op.constant(np.float32(2 ** (bits - 1)))
         for found in offsets:

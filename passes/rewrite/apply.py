@@ -31,12 +31,12 @@ def _always(rewrite: str, *nodes: Node) -> bool:
 def apply_rules(graph: Graph, rules: Iterable[RewriteRule], applies: Applies = _always) -> PassResult:
     """Apply rules wherever they match, in the graph and those inside its nodes, until none does.
 
-    Every node is tried once; after a replacement what is new is tried next, and at the end what may match because of
-    it: the work is linear in the graph.
+    Every node is tried once; after a replacement the new nodes are tried next, and at the end those that may match
+    because of it: the work is linear in the graph.
 
     Args:
-        graph: that is rewritten.
-        rules: in the order in which they are tried.
+        graph: the graph to rewrite.
+        rules: the rules in the order in which they are tried.
         applies: asked before each replacement, as `PassContext.applies`.
 
     Raises:
@@ -145,7 +145,7 @@ class _Driver:
         return read
 
     def _forget(self, node: Node) -> None:
-        """An erased node isn't tried any more, nor are those inside of it."""
+        """Try an erased node no more, nor those inside it."""
         self._waiting.discard(node)
         self._misses.pop(node, None)
         for body in node.graphs:
@@ -177,7 +177,7 @@ class _Recorder(Builder):
         return result
 
     def _origin(self, operator: str) -> Location:
-        """Where the only matched layer that multiplies comes from, for one that does: `conv1`, not `bn1` behind it."""
+        """The location of a new node; if that multiplies, the only matched layer's that does: `conv1`, not `bn1`."""
         layers = [node for node in self._match.nodes if has_trait(node.operator, Trait.CONTRACTING)]
         is_the_layer = len(layers) == 1 and has_trait(operator, Trait.CONTRACTING)
         return layers[0].location if is_the_layer and layers[0].location.module else self.location
@@ -194,7 +194,7 @@ def _can_stand_for(new: Value, old: Value) -> bool:
 
 
 def _carries(node: Node) -> bool:
-    """Whether a graph inside a node returns a value from around it by this node: an Identity that has to stay."""
+    """Whether a node is an Identity by which a graph inside a node returns a value from outside: it has to stay."""
     if node.operator != "Identity" or not node.owner.is_output(node.output):
         return False
     value = node.input(0)
@@ -217,8 +217,8 @@ def rule_pass(rule: RewriteRule, reference: str) -> type[RewritePass]:
     """A pass that applies one rule, such as one of the user's own in a pipeline.
 
     Args:
-        rule: that is applied.
-        reference: `module:NAME`, by which a pipeline names it.
+        rule: the rule to apply.
+        reference: the text `module:NAME` by which a pipeline names the rule.
     """
     module, _, attribute = reference.partition(":")
     contract = {"name": rule.name, "effect": rule.effect, "rules": (rule,), "__doc__": rule.description}

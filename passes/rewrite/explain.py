@@ -16,7 +16,7 @@ from .pattern import Application, Pattern, Result, choices
 from .rule import RewriteRule
 
 MOST = 5
-"""Near misses that are told of a rule."""
+"""How many near misses are told of a rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Explanation:
         rule: the name; several patterns may share it.
         matches: how many places match entirely.
         near: the best near misses, those with most nodes first.
-        more: how many there are beside them.
+        more: how many near misses there are beside these.
     """
 
     rule: str
@@ -59,9 +59,9 @@ def explain(graph: Graph, rules: Iterable[RewriteRule], most: int = MOST) -> tup
     What lies within a match, apart from its root, or within a better near miss of a rule of the same name, is left out.
 
     Args:
-        graph: that is looked at, and left as it is.
-        rules: those of one name are told together.
-        most: near misses that are told of a name.
+        graph: the graph to look at; it is left as it is.
+        rules: the rules to explain; those of one name are told together.
+        most: how many near misses are told of a name.
     """
     groups: defaultdict[str, list[RewriteRule]] = defaultdict(list)
     for rule in rules:
@@ -112,7 +112,7 @@ def _matches(rules: Iterable[RewriteRule], node: Node) -> Iterator[Match]:
 
 @dataclass(frozen=True, slots=True)
 class _Attempt:
-    """What was found of a pattern of some nodes, and what differs."""
+    """A part of a pattern that was found: how many nodes the pattern has, what is there, and what differs."""
 
     wanted: int
     found: Bindings
@@ -148,6 +148,6 @@ def _try(rule: RewriteRule, found: Bindings) -> _Attempt:
 
 
 def _largest(pattern: Pattern) -> frozenset[Application]:
-    """The nodes of a pattern in its longest way of writing."""
+    """The nodes of a pattern, written in the way that has the most."""
     ways = (choice.application for choice in choices(pattern) if isinstance(choice, Result))
     return max((frozenset({way}).union(*map(_largest, way.operands)) for way in ways), key=len, default=frozenset())

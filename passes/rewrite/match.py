@@ -86,8 +86,8 @@ def extent(found: Bindings) -> tuple[int, int]:
 def find_matches(rule: RewriteRule, root: Node) -> Iterator[Match]:
     """The matches of a rule at a node: several where operands may be swapped.
 
-    All nodes are in the graph of the root, and nobody but them reads what they compute, apart from the results: they
-    go.
+    All nodes of a match are in the root's graph, and only they read what they compute, apart from the results: they can
+    be removed.
     """
     for found in search(rule, root, EXACT):
         match = complete(rule, found)
@@ -96,7 +96,7 @@ def find_matches(rule: RewriteRule, root: Node) -> Iterator[Match]:
 
 
 def search(rule: RewriteRule, root: Node, mood: Mood) -> Sequence[Bindings]:
-    """What the parts of a rule's pattern may stand for, with a node as its root."""
+    """Every way to bind the parts of a rule's pattern, with a node as its root."""
     if rule.root.operator != root.operator:
         return ()
     states = _match_node(rule.root, root, {}, mood)
@@ -143,7 +143,7 @@ def complete(rule: RewriteRule, found: Bindings) -> Match | str:
 
 
 def _outsider(value: Value, nodes: Sequence[Node]) -> str:
-    """Who reads a value that isn't among some nodes; empty if nobody does."""
+    """A reader of a value that isn't among some nodes, in words; empty if there is none."""
     for node in (use.node for use in value.uses if use.node not in nodes):
         return f"{node.operator} at {node.location}"
     producer = value.producer
@@ -275,7 +275,7 @@ def _match_origin(pattern: Result, value: Value | None, found: Bindings, mood: M
 
 
 def _bind(found: Bindings, key: str | Rest, value: Any, reader: Node, mood: Mood) -> Sequence[Bindings]:
-    """What is found with one thing more; it differs if it is bound to something else already."""
+    """The bindings with one key more; they differ if the key is bound to something else already."""
     if key not in found:
         return ({**found, key: value},)
     if _are_same(found[key], value):
@@ -288,7 +288,7 @@ def _bind(found: Bindings, key: str | Rest, value: Any, reader: Node, mood: Mood
 
 
 def _without(pattern: Optional, found: Bindings) -> Sequence[Bindings]:
-    """What is found if an optional input is left out."""
+    """The bindings if an optional input is left out; nothing if its names are bound already."""
     missing = {key: () if isinstance(key, Rest) else None for key in keys((pattern,))}
     if not all(_are_same(found.get(key, nothing), nothing) for key, nothing in missing.items()):
         return ()

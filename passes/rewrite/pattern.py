@@ -17,8 +17,8 @@ class Variable:
     """Matches any value, and an optional input that is left out; the same one wherever the name recurs.
 
     Attributes:
-        name: of the function's parameter.
-        is_constant: whether it must be a constant, and must be there.
+        name: the name of the function's parameter.
+        is_constant: whether the value must be a constant, and must be there.
     """
 
     name: str
@@ -65,11 +65,11 @@ class Application:
     """Matches a node: an operator applied to what its operands match. The same one is the same node.
 
     Attributes:
-        operator: with its domain.
-        operands: for the node's inputs in order; inputs beyond the last must be left out or be the `rest`.
-        rest: for all further inputs.
-        attributes: those that are looked at, by name.
-        outputs: how many the node has; None where it may have some, after the first, that nobody reads.
+        operator: the operator's name, with its domain.
+        operands: the patterns for the node's inputs in order; inputs beyond the last must be left out or be the `rest`.
+        rest: the pattern for all further inputs; None if none are allowed.
+        attributes: the attributes that are looked at, by name.
+        outputs: how many outputs the node has; None where it may have some, after the first, that nobody reads.
     """
 
     operator: str
@@ -102,10 +102,10 @@ class PatternBuilder:
         """An operator's result, or of several `outputs` a tuple of them.
 
         Args:
-            operator: the name, with its domain unless it is ONNX's own.
-            operands: patterns of values, or numbers; at last there may be a `rest`.
-            outputs: how many the node has.
-            attributes: that the node must have, as values or as `op.attribute(...)`.
+            operator: the operator's name, with its domain unless that is ONNX's own.
+            operands: patterns of values, or numbers; the last may be a `rest`.
+            outputs: how many outputs the node has.
+            attributes: the attributes that the node must have, as values or as `op.attribute(...)`.
 
         Raises:
             UsageError: an operand is something else.
@@ -195,7 +195,7 @@ def applications(patterns: Iterable[Pattern]) -> Mapping[Application, int]:
 
 
 def keys(patterns: Sequence[Pattern]) -> Iterator[Name]:
-    """What patterns bind, but for nodes; one that is used twice may come twice."""
+    """The names that patterns bind, without those of nodes; one that is used twice may come twice."""
     found = applications(patterns)
     for operand in (*patterns, *(operand for application in found for operand in application.operands)):
         yield from (choice.name for choice in choices(operand) if isinstance(choice, Variable))

@@ -11,8 +11,8 @@ from .rule import RewriteRule
 class Reach:
     """How far the patterns of some rules reach.
 
-    A match changes with a node of its own: one that is new, reads another value, or whose output somebody stopped
-    reading. So its root is found by going down from these, through operators that patterns have above their roots.
+    A new match has a node that is new, reads another value, or whose output somebody stopped reading. So the roots of
+    new matches are found by going down from such nodes, through operators that patterns have above their roots.
     Where a pattern has several results, the way to the first may lead up from another and down again.
     """
 
@@ -43,7 +43,7 @@ class Reach:
         return found
 
     def _below(self, nodes: Iterable[Node]) -> dict[Node, None]:
-        """Nodes, and those that they are in a pattern of."""
+        """Nodes, and the nodes below them whose patterns may contain them."""
         found = dict.fromkeys(nodes)
         level: Iterable[Node] = list(found)
         for _ in range(self._depth - 1):
@@ -53,7 +53,7 @@ class Reach:
         return found
 
     def _beside(self, nodes: Iterable[Node]) -> dict[Node, None]:
-        """Nodes, and those that read what they read, or what is above that in a pattern."""
+        """Nodes, and those that read the same values, or values that are above these in a pattern."""
         found = dict.fromkeys(nodes)
         values: dict[Value, None] = {}
         level: Iterable[Node] = list(found)

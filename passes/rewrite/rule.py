@@ -38,13 +38,13 @@ class RewriteRule:
     """A pattern, its replacement, and when the one may stand for the other.
 
     Attributes:
-        name: under which applications are counted.
+        name: the name under which applications are counted.
         pattern: builds what is looked for, with `op` and one parameter for each variable.
         replacement: builds what replaces it, and returns the value that stands for the pattern's, or a tuple of them.
         check: why a match may not be replaced, as a phrase, or an empty text where it may. It looks at the match alone:
             when something else changes, it isn't asked again.
-        effect: how far it may move the outputs.
-        description: for the list of passes.
+        effect: how far a replacement may move the outputs.
+        description: the description for the list of passes.
     """
 
     name: str
@@ -76,7 +76,7 @@ class RewriteRule:
 
     @cached_property
     def bound(self) -> tuple[Name, ...]:
-        """What a match binds, but for nodes."""
+        """The names that a match binds, without those of nodes."""
         return _bound(self.results)
 
     @property
@@ -94,7 +94,7 @@ class RewriteRule:
         """How to find each result but the first: from what those before it bind, down to it.
 
         Raises:
-            UsageError: they have nothing in common.
+            UsageError: the results have nothing in common.
         """
         return tuple(self._way(index) for index in range(1, len(self.results)))
 
@@ -120,7 +120,7 @@ class RewriteRule:
         """Write the replacement of a match into the graph.
 
         Raises:
-            UsageError: it returns more or fewer values than the pattern.
+            UsageError: the replacement returns more or fewer values than the pattern.
         """
         available = {**match.values, **match.rests, **match.attributes, "match": match}
         made = self.replacement(op, *(available[name] for name in self._wanted))

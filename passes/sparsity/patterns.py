@@ -15,10 +15,10 @@ class Pattern:
     """Blocks that are zero or not as a whole; or neighbours along K of which a fixed number is kept.
 
     Attributes:
-        rows: of a block, along K; the last one may be shorter.
-        columns: of a block, likewise.
-        kept: weights that are kept of each group; 0 where blocks are ranked over the whole matrix.
-        group: neighbours of a column that make up a group.
+        rows: how many rows a block has, along K; the last block may be shorter.
+        columns: how many columns a block has, likewise.
+        kept: how many weights of each group are kept; 0 where blocks are ranked over the whole matrix.
+        group: how many neighbours in a column make up a group.
     """
 
     rows: int = 1
@@ -31,7 +31,7 @@ class Pattern:
         """Read `unstructured`, a block such as `4x16` (rows along K by columns), or `2:4` (two of four are kept).
 
         Raises:
-            UsageError: it is none of these.
+            UsageError: the text is none of these.
         """
         if text == "unstructured":
             return cls()
@@ -50,14 +50,14 @@ class Pattern:
 
     @property
     def period(self) -> int:
-        """The rows that have to be chosen together."""
+        """How many rows have to be chosen together."""
         return self.group or self.rows
 
     def keeps(self, scores: np.ndarray, sparsity: float, *, by_column: bool = False) -> np.ndarray:
         """Return which weights are kept, bool `[K, N]`.
 
         Args:
-            scores: what it costs to set each to zero, `[K, N]`.
+            scores: what it costs to set each weight to zero, `[K, N]`.
             sparsity: the share of blocks that go, unless the pattern fixes it.
             by_column: whether single weights are ranked in each column by themselves.
         """

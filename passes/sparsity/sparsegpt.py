@@ -25,11 +25,11 @@ def sparsegpt(weight: np.ndarray, pattern: Pattern, sparsity: float, moments: np
     inverse's Cholesky factor; a block costs the sum.
 
     Args:
-        weight: float32, `[K, N]`.
-        pattern: of what is set to zero together.
+        weight: the weight, float32, `[K, N]`.
+        pattern: the pattern of weights that are set to zero together.
         sparsity: the share of zeros.
-        moments: of the inputs, float32, `[K, K]`.
-        damping: added to the second moments, as a share of their mean.
+        moments: the second moments of the inputs, float32, `[K, K]`.
+        damping: what is added to the second moments, as a share of their mean.
     """
     import torch
 
@@ -56,13 +56,15 @@ def sparsegpt(weight: np.ndarray, pattern: Pattern, sparsity: float, moments: np
 
 
 def refit(weight: np.ndarray, sparse: np.ndarray, moments: np.ndarray, damping: float) -> np.ndarray:
-    """Fit what isn't zero in a matrix to a whole one by least squares of the outputs, by conjugate gradients.
+    """Fit the nonzero elements of a sparse matrix to a whole one, by least squares of the outputs.
+
+    The equations are solved by conjugate gradients.
 
     Args:
-        weight: float32, `[K, N]`.
-        sparse: what it becomes, as far as it is known.
-        moments: of the inputs, float32, `[K, K]`.
-        damping: added to the second moments, as a share of their mean.
+        weight: the whole matrix, float32, `[K, N]`.
+        sparse: the sparse matrix to begin with.
+        moments: the second moments of the inputs, float32, `[K, K]`.
+        damping: what is added to the second moments, as a share of their mean.
     """
     import torch
 

@@ -29,26 +29,27 @@ class Sparsification(Pass):
 
     With calibration data, the weights that are left make up for those that go (Frantar and Alistarh, "SparseGPT", ICML
     2023), layer after layer, each of which sees what the ones before it yield by now. A layer whose output moves less
-    on data that were held out if the smallest weights go, and nothing else is changed, gets that; the others are then
-    made from all data.
+    on held-out data if its smallest weights go, and nothing else changes, is pruned like that; the others are then
+    pruned by all data.
 
     Kernels for TVM are faster with blocks of zeros; with other patterns, and on ONNX Runtime with any, nothing is
     faster and files are as large, but compress better. Rounding to integers behind this pass keeps zeros.
 
-    With neither `sparsity` nor a pattern that fixes it, as many weights of each layer go as keep the outputs within
-    `max_drop` on batches that were held out.
+    With neither `sparsity` nor a pattern that fixes it, as many weights of each layer go as possible while the outputs
+    stay within `max_drop` on held-out batches.
 
     Attributes:
-        sparsity: the share of each layer's weights that is set to zero; 0 leaves it to the others.
-        pattern: a block, as its rows along the sums by its outputs; `unstructured` for single weights; or such as
-            `2:4`, by which two of each four neighbours in a sum are kept.
-        method: which weights go: the smallest (`magnitude`), those that are smallest times the size of what they are
-            multiplied by (`wanda`; Sun et al., ICLR 2024), or those that the others can stand for (`sparsegpt`); `auto`
+        sparsity: the share of each layer's weights that is set to zero; 0 leaves it to the other options.
+        pattern: the pattern of zeros: a block, written as its rows along the sums by its outputs, such as `4x16`;
+            `unstructured` for single weights; or such as `2:4`, which keeps two of each four neighbours in a sum.
+        method: the weights that go: the smallest (`magnitude`), those whose product with the size of their inputs is
+            smallest (`wanda`; Sun et al., ICLR 2024), or those that other weights can stand for (`sparsegpt`); `auto`
             is `sparsegpt` with calibration data and `magnitude` without.
-        max_drop: in hundredths of the metric's own scale, where the calibration data have labels. In percent where they
-            have none: of rows of an output of classes whose largest element is elsewhere than before, or of other
-            outputs 100 (1 - cosine) of what varies among samples; of a sigmoid's numbers also 100 (1 - F1) of those
-            beyond a half. The output that loses most counts.
+        max_drop: the most that may be lost on held-out batches. Where the calibration data have labels, it is the drop
+            of the metric, in hundredths of its own scale. Where they have none, it is the loss of the output that loses
+            most, in percent: for classes the share of rows whose largest element is elsewhere than before, for other
+            outputs 100 (1 - cosine) of what varies among samples, and for a sigmoid's numbers also 100 (1 - F1) of
+            those beyond a half.
         damping: what `sparsegpt` adds to the second moments of all channels, as a share of their mean.
     """
 
@@ -115,7 +116,7 @@ class Sparsification(Pass):
     def _within(
         self, graph: Graph, layers: Sequence[Layer], context: PassContext
     ) -> tuple[dict[Layer, np.ndarray], list[str], list[str]]:
-        """The weights with the most zeros with which the outputs stay within bounds, misses and notes."""
+        """The weights with the most zeros that keep the outputs within bounds, misses and notes."""
         fitted, held_out, labelled = divided(context)
         judge = Judge(graph, held_out, labelled)
         found: dict[Layer, np.ndarray] = {}
@@ -138,7 +139,7 @@ class Sparsification(Pass):
     def _weights(
         self, graph: Graph, layers: Sequence[Layer], sparsity: float, batches: Sequence[Feeds], context: PassContext
     ) -> tuple[dict[Layer, np.ndarray], list[str]]:
-        """What becomes of the layers' weights, `[K, N]`, and a sentence for each that `magnitude` suits better."""
+        """The layers' new weights, `[K, N]`, and a sentence for each layer that `magnitude` suits better."""
         method, pattern = self.method, Pattern.of(self.pattern)
         if method == "auto":
             method = "sparsegpt" if batches else "magnitude"
@@ -162,7 +163,7 @@ class Sparsification(Pass):
         return found, misses
 
     def _pruned(self, weight: np.ndarray, method: str, sparsity: float, moments: np.ndarray) -> np.ndarray:
-        """What becomes of a weight `[K, N]` by the moments of its inputs."""
+        """A weight `[K, N]`, pruned by the moments of its inputs."""
         pattern = Pattern.of(self.pattern)
         if method == "wanda":
             return _smallest_gone(weight, pattern, sparsity, np.diagonal(moments))
@@ -183,7 +184,7 @@ def _obstacle(layer: Layer, *, is_block: bool) -> str:
 def _smallest_gone(
     weight: np.ndarray, pattern: Pattern, sparsity: float, energy: np.ndarray | None = None
 ) -> np.ndarray:
-    """The weight without the smallest blocks, or those that are smallest if each row counts for an energy, `[K]`."""
+    """The weight without its smallest blocks; squares of a row count times its energy, `[K]`, if there is one."""
     scores = np.square(weight) if energy is None else np.square(weight) * energy[:, None]
     return np.where(pattern.keeps(scores, sparsity, by_column=energy is not None), weight, 0).astype(weight.dtype)
 

@@ -15,10 +15,10 @@ from ..legalization.expansions.integers import MATMUL_NBITS
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """The weight of a MatMulNBits as constants of their own.
+    """The weight of a MatMulNBits, unpacked into constants of its own.
 
     Attributes:
-        weight: as it was.
+        weight: the weight as it was.
         parts: the constants that MatMulNBits had, as they were: codes, scales and perhaps zero points.
         codes: the constant with a code for each weight, `[K, N]`.
         scales: the constant with a scale for each block, `[blocks, N]`.
@@ -30,10 +30,10 @@ class Unpacked:
     scales: Constant
 
     def packed(self, codes: np.ndarray) -> Mapping[str, np.ndarray]:
-        """What MatMulNBits' constants have become, by name.
+        """The new data of MatMulNBits' constants, by name.
 
         Args:
-            codes: for each weight, `[K, N]`.
+            codes: the new code of each weight, `[K, N]`.
         """
         weight, scheme = replace(self.weight, codes=codes, scales=self.scales.data), self.weight.scheme
         arrays = zip(self.parts, weight.stored_in(scheme.bits, scheme.block), strict=True)
@@ -41,12 +41,12 @@ class Unpacked:
 
 
 def unpack_blocks(graph: Graph, frozen: AbstractSet[str]) -> list[Unpacked]:
-    """Rewrite each MatMulNBits to a MatMul by integers that are dequantized, in place.
+    """Rewrite each MatMulNBits as a MatMul by integers that are dequantized, in place.
 
-    Those stay whose zero points are floats, or whose codes are read by other operators or returned.
+    A node stays where its zero points are floats, or its codes are read by other operators or returned.
 
     Args:
-        graph: that is to be trained.
+        graph: the graph to train.
         frozen: names of constants that stay.
     """
     found: dict[Constant, Unpacked] = {}
@@ -78,7 +78,7 @@ def _is_free(graph: Graph, node: Node, frozen: AbstractSet[str]) -> bool:
 
 
 def _multiply(op: Builder, node: Node, unpacked: Unpacked) -> None:
-    """Compute what a MatMulNBits does in operators through which its weight is learned."""
+    """Write a MatMulNBits in operators that pass gradients to its weight."""
     block, zero_points = unpacked.weight.scheme.block, np.ascontiguousarray(unpacked.weight.zero_points)
     w = op.DequantizeLinear(unpacked.codes, unpacked.scales, zero_points, axis=0, block_size=block)
     x, bias = node.operand(0), node.input(5)

@@ -1,4 +1,4 @@
-"""Checkpoints: what a training goes on from after its process was killed, with the bytes that it would have had."""
+"""Checkpoints: a training goes on from one after its process was killed, and ends with the same bytes."""
 
 import json
 import time
@@ -15,9 +15,9 @@ if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
 
 SECONDS = 1.0
-"""From one checkpoint to the next at least."""
+"""The least time from one checkpoint to the next."""
 _SHARE = 20
-"""Times what it takes to write one, from one to the next at least."""
+"""The least time from one checkpoint to the next, in multiples of what writing one takes."""
 
 
 @dataclass(slots=True)
@@ -25,9 +25,9 @@ class State:
     """Where a training stands.
 
     Attributes:
-        verdicts: those on the legs that are done, as pairs of numbers.
-        steps: of the leg that isn't.
-        losses: of all steps so far.
+        verdicts: the drop and the loss after each leg that is done.
+        steps: how many steps of the unfinished leg are done.
+        losses: the loss of each step so far.
         tensors: all that the next step depends on, and what is best so far.
     """
 
@@ -41,7 +41,7 @@ class Checkpoint:
     """A file, in the format of safetensors, that a state is kept in now and then.
 
     Args:
-        folder: for the file; None to keep nothing.
+        folder: the folder for the file; None to keep nothing.
         key: a hash of all that the training depends on; another training has another file.
     """
 
@@ -54,7 +54,7 @@ class Checkpoint:
         """The state that was kept, or an empty one.
 
         Raises:
-            ModelError: the file is broken, or that of another training.
+            ModelError: the file is broken, or belongs to another training.
         """
         if self._path is None or not self._path.is_file():
             return State()
@@ -97,6 +97,6 @@ class Checkpoint:
         self._next = now + max(SECONDS, _SHARE * (now - start))
 
     def erase(self) -> None:
-        """Keep nothing any more, once the training is over."""
+        """Remove the file, once the training is over."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)

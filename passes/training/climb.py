@@ -29,34 +29,34 @@ _LOST = Verdict(math.inf, math.inf)
 
 
 class Weigher(Protocol):
-    """What judges outputs."""
+    """A judge of outputs."""
 
     def weigh(self, found: "Sequence[Mapping[str, Tensor]]") -> Verdict:
-        """The verdict on a model, by its outputs for each of the pieces that judge."""
+        """The verdict on a model, by its outputs for each of the pieces that are held out."""
         ...
 
 
 class Climb:
     """Weights that only ever get better, as held-out samples judge.
 
-    What is drawn and decided depends on the seed and on the verdicts alone. A checkpoint has these: a training that
-    goes on from one decides anew what was decided, without a step, up to where its process was killed.
+    What is drawn and decided depends on the seed and on the verdicts alone, and a checkpoint has the verdicts. So a
+    training that goes on from a checkpoint repeats all decisions, without a step, up to where its process was killed.
 
     Args:
         trainer: holds the weights.
-        lessons: the samples, and what should be said of them.
+        lessons: the samples, and the outputs that are wanted for them.
         rows: how many samples a step takes.
-        held_out: the places of those that judge.
-        judge: of what is said of these.
-        generator: shuffles the others.
-        tell: is told the loss of a step, the best verdict so far, the steps done, and how many they may be in all.
-        checkpoint: what is kept to go on from.
+        held_out: the indices of the pieces that are held out, to judge by.
+        judge: judges the student's outputs for the pieces that are held out.
+        generator: shuffles the other pieces.
+        tell: called with the loss of a step, the best verdict so far, the steps done, and the most steps in all.
+        checkpoint: the file that the state is kept in, to go on from.
 
     Attributes:
-        first: the verdict on the weights as they were.
-        best: that on the best ones.
+        first: the verdict on the weights before training.
+        best: the verdict on the best weights so far.
         steps_of_epoch: how many steps it takes to see every sample once.
-        lost: how often a loss was no number.
+        lost: how many legs of the training ended because the loss was no number.
 
     Raises:
         ModelError: the loss is no number before the first step.
@@ -94,24 +94,24 @@ class Climb:
 
     @property
     def losses(self) -> Sequence[float]:
-        """Those of the steps, without the trials."""
+        """The loss of each step, without those in which rates were tried."""
         return self._state.losses
 
     def find_rate(self, steps: int, more: int) -> float:
-        """The rate with which some steps lead to the least loss; 0 if none leads to a lower one than there was.
+        """The rate at which some steps lead to the least loss; 0 if no rate lowers the loss.
 
-        Large rates are tried first, and smaller ones as long as they do better. Of those that do about as well the
-        largest one is taken, which more steps forgive.
+        Large rates are tried first, and smaller ones as long as they do better. Of rates that do about as well as
+        the best, the largest is taken: more steps make up for its size.
 
         Args:
-            steps: with each.
-            more: that will be taken with the rate that is found.
+            steps: the number of steps that each rate is tried for.
+            more: the number of steps that will be taken with the rate that is found.
         """
         self._total = steps * len(RATES) + more
         drawn = [next(self._order) for _ in range(steps)]
         start, losses = self._best_weights, dict[float, float]()
         for rate in RATES:
-            self._trainer.restore(start)  # each rate from there
+            self._trainer.restore(start)  # each rate starts from there
             verdict = self._run(drawn, [rate * schedule(step, steps) for step in range(steps)])
             self._keep(verdict)
             if verdict.loss < min(self.first.loss, *losses.values(), math.inf):
@@ -127,8 +127,8 @@ class Climb:
         """Train from the best weights; after a part that led far away, go back to the best ones with half the rate.
 
         Args:
-            rate: of the steps.
-            steps: to take.
+            rate: the learning rate to begin with.
+            steps: the number of steps to take.
             patience: how many parts in a row may make nothing better; training ends after one more. 0 for any number.
         """
         self._total, self._state.losses = self._done + steps, []
@@ -177,7 +177,7 @@ class Climb:
         return self._verdict()
 
     def _resume(self) -> int:
-        """Take up the state that was kept, and return the steps of the leg that it has behind it."""
+        """Take up the state that was kept, and return how many steps of its leg are done."""
         try:
             self._trainer.resume(self._kept.tensors)
             self._best_weights = [self._kept.tensors[f"best.{place}"] for place in range(len(self._best_weights))]
@@ -191,7 +191,7 @@ class Climb:
         return self._judge.weigh([self._trainer.outputs(batch) for batch in batches])
 
     def _keep(self, verdict: Verdict) -> bool:
-        """Keep the weights if their loss is lower, and what the judge counts is no worse than it is by chance."""
+        """Keep the weights if their loss is lower, and their drop is no larger than chance explains."""
         most = min(one.drop + self._chance(one.drop) for one in (self.first, self.best))
         is_better = verdict.loss < self.best.loss and verdict.drop <= most
         if is_better:
@@ -204,7 +204,7 @@ class Climb:
         return 100 * math.sqrt(share / self._judging_rows)
 
     def _shuffled(self, training: Sequence[int], generator: np.random.Generator) -> Iterator[Sequence[int]]:
-        """The pieces of one step after another, without end."""
+        """The pieces of each step, one step after another, without end."""
         places: list[int] = []
         while True:
             taken, rows = list[int](), 0
@@ -216,7 +216,7 @@ class Climb:
 
 
 def _risen(loss: float, share: float) -> float:
-    """A loss, which may be below zero, and so much of its size more."""
+    """A loss, which may be below zero, plus a share of its size."""
     return loss + share * abs(loss)
 
 

@@ -28,14 +28,14 @@ LABELS = "labels"
 class FineTuning(Training):
     """Train the weights on the labels of the calibration data.
 
-    A tenth of the data is held out, and judges: by the metric where there is one, otherwise by the share of labels that
-    cross-entropy finds missed; and by the loss. What makes things worse is undone, as `distill` does it. `only` and
-    `skip` select what is trained: `only: "*.lora_?"` the adapters alone.
+    A tenth of the data is held out, and judges: by the metric where there is one, otherwise, for classes, by the share
+    of labels that are missed; and by the loss. What makes things worse is undone, as `distill` does it. `only` and
+    `skip` select what is trained: `only: "*.lora_?"` trains the adapters alone.
 
     Attributes:
-        loss: `cross-entropy` of whole numbers, which are classes, `mse` of others, or a function of the user's,
-            `module:function` or `file.py:function`, that is given the outputs by name and the labels as torch's tensors
-            and returns one number. `auto` goes by the labels.
+        loss: `cross-entropy` for labels that are whole numbers, the classes; `mse` for other labels; or a function of
+            the user's, `module:function` or `file.py:function`, that takes the outputs by name and the labels, as
+            tensors of torch's, and returns one number. `auto` goes by the labels.
         output: the name of the output that the labels are for; the first one where empty.
     """
 
@@ -102,7 +102,7 @@ def _answer(piece: Piece) -> "Mapping[str, Tensor]":
 
 
 def with_labels(answer: "Callable[[Piece], Mapping[str, Tensor]]") -> "Callable[[Piece], Mapping[str, Tensor]]":
-    """Let answers have labels beside what else they have."""
+    """Add the labels of a piece to its answers."""
     return lambda piece: {**answer(piece), **_answer(piece)}
 
 
@@ -110,10 +110,10 @@ class _LabelJudge:
     """Weighs outputs by labels.
 
     Args:
-        loss: of outputs.
-        pieces: whose labels they are held to.
-        labelled: the metric, if there is one; what is lost of it is counted from the first outputs that are weighed.
-        counts: the output whose missed labels are counted in its place; empty for none.
+        loss: the loss of outputs against labels.
+        pieces: the pieces whose labels the outputs are compared with.
+        labelled: the metric, if there is one; its drop is counted from the first outputs that are weighed.
+        counts: the output whose missed labels are counted where there is no metric; empty for none.
     """
 
     def __init__(self, loss: Loss, pieces: Sequence[Piece], labelled: Labelled | None, counts: str) -> None:
@@ -125,7 +125,7 @@ class _LabelJudge:
         self._reference: float | None = None
 
     def weigh(self, found: "Sequence[Mapping[str, Tensor]]") -> Verdict:
-        """The loss, and what is lost."""
+        """The loss of the outputs, and their drop."""
         pairs = list(zip(found, self._labels, strict=True))
         losses = [self._loss(outputs, labels).item() for outputs, labels in pairs]
         loss = float(np.average(losses, weights=self._rows))

@@ -18,8 +18,8 @@ class Rounding:
 
     Attributes:
         constant: the integer constant.
-        floats: the float one.
-        quantize: the node that rounds the float one.
+        floats: the float constant.
+        quantize: the node that rounds the float constant.
         limits: the least and the largest integer that may come out.
     """
 
@@ -29,7 +29,7 @@ class Rounding:
     limits: tuple[int, int]
 
     def integers(self) -> np.ndarray:
-        """The integer constant, as the float one now has it."""
+        """The integers that the float constant is rounded to now."""
         from ...ir.interpreter import evaluate_constant  # brings torch, which listing the passes must not
 
         rounded = evaluate_constant(self.quantize)[0]
@@ -40,7 +40,7 @@ def make_trainable(graph: Graph, frozen: AbstractSet[str] = frozenset()) -> list
     """Give each integer constant that is dequantized a float one, from which it is rounded.
 
     Args:
-        graph: that is to be trained.
+        graph: the graph to train.
         frozen: names of constants that stay.
     """
     found = [(node, integers_of(node)) for node in graph.nodes]

@@ -19,10 +19,10 @@ class TrainedScale:
     """A scale that is computed while training goes on.
 
     Attributes:
-        scale: the constant.
-        operands: whose product it is: itself and a factor that is trained, or the two scales that a bias follows.
-        product: what is computed with.
-        least: the least second operand.
+        scale: the scale as a constant of the model.
+        operands: the factors of the scale: itself and a number that is trained, or the two scales that a bias follows.
+        product: the value that is computed with in place of the scale.
+        least: the least value of the second operand; 0 for the scale of a bias.
     """
 
     scale: Constant
@@ -31,7 +31,7 @@ class TrainedScale:
     least: float
 
     def settle(self, graph: Graph) -> None:
-        """Make the product the scale itself."""
+        """Make the scale what the product is now, and put it in the product's place."""
         one, other = (operand.data for operand in self.operands)
         self.scale.data = np.asarray(one * np.maximum(other, np.float32(self.least)), self.scale.data.dtype)
         graph.replace_uses(self.product, self.scale)
@@ -42,8 +42,8 @@ class ScalePlan:
     """Which scales are trained.
 
     Attributes:
-        free: whatever is quantized with one of these is dequantized with it.
-        biases: scales of biases, which follow two others as their product.
+        free: the scales that are trained; whatever is quantized with one of these is dequantized with it.
+        biases: the scales of biases, each with the two scales whose product it stays.
     """
 
     free: Sequence[Constant] = ()
@@ -56,7 +56,7 @@ def plan_scales(graph: Graph, frozen: AbstractSet[str]) -> ScalePlan:
     """Choose the scales that are trained.
 
     Args:
-        graph: with its integer weights as they are.
+        graph: the graph, its integer weights as they are.
         frozen: names of constants that stay.
     """
     biases: dict[Constant, tuple[Constant, Constant]] = {}
@@ -96,13 +96,13 @@ def _scales_of_layers(graph: Graph) -> Iterator[tuple[Constant, Constant, Consta
 
 
 def _scale(node: Node | None) -> Constant | None:
-    """The constant by which a node dequantizes."""
+    """The constant scale by which a node dequantizes, if it does so."""
     scale = node.inputs[1] if node is not None and node.operator == "DequantizeLinear" else None
     return scale if isinstance(scale, Constant) else None
 
 
 def learn_scales(graph: Graph, plan: ScalePlan) -> list[TrainedScale]:
-    """Multiply scales by factors of ones, and let those of biases follow.
+    """Multiply scales by factors of ones to train, and let the scales of biases follow.
 
     Rounding passes gradients straight through, so that the gradient of a scale is that of Esser et al., "Learned Step
     Size Quantization", ICLR 2020.

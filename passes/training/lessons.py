@@ -1,4 +1,4 @@
-"""What a student learns from: samples in pieces that steps are made of, and what it should say of them."""
+"""What a student learns from: samples in pieces that make up steps, and the outputs that are wanted for them."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -20,11 +20,11 @@ ROWS = 32
 _PIECES = 10
 """Into how many pieces data are divided at least, as far as they can be: one is held out."""
 MOST_ON_DISK = 1 << 33
-"""How much of the answers is kept in files; the rest is computed each time."""
+"""The bytes of answers that are kept in files at the most; other answers are computed each time."""
 
 
 class TrainingBatch(NamedTuple):
-    """Samples to learn from: inputs in the student's order, what it should say by name, and how many they are."""
+    """Samples to learn from: inputs in the student's order, wanted outputs by name, and the number of samples."""
 
     inputs: "tuple[Tensor, ...]"
     wanted: "Outputs"
@@ -40,9 +40,9 @@ class Piece(NamedTuple):
 
 
 def divide(graph: Graph, batches: Sequence[Feeds], labels: Sequence[Any] = ()) -> list[Piece]:
-    """Batches in pieces of at most `ROWS` samples, and small enough for `_PIECES` of them, where they can be divided.
+    """Divide batches into pieces of at most `ROWS` samples, and small enough for `_PIECES` of them, where that works.
 
-    Where labels can't be divided with their batch, it stays whole.
+    A batch whose labels can't be divided with it stays whole.
     """
     labels = labels or [None] * len(batches)
     rows = [_rows(graph, feeds) for feeds in batches]
@@ -67,19 +67,19 @@ def _is_divisible(graph: Graph) -> bool:
 
 
 def _rows(graph: Graph, feeds: Feeds) -> int:
-    """The samples of a batch; a batch that can't be divided counts as one."""
+    """The number of samples in a batch; a batch that can't be divided counts as one."""
     first = graph.inputs[0].name if graph.inputs else ""
     return len(feeds[first]) if first in feeds and _is_divisible(graph) else 1
 
 
 class Lessons:
-    """Pieces with their answers, which are asked for when they are first needed, and kept.
+    """Pieces with their answers, the wanted outputs, which are computed when they are first needed, and kept.
 
     Args:
-        answer: says of a piece what the student should, by name.
+        answer: gives the outputs that are wanted for a piece, by name.
         student: the graph that is trained.
         pieces: the samples.
-        known: where answers are kept.
+        known: the storage that answers are kept in.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Lessons:
         self._is_divisible = _is_divisible(student)
 
     def wanted(self, place: int) -> "Outputs":
-        """What the student should say of a piece."""
+        """The outputs that the student should give for a piece, by name."""
         if place in self._known:
             return self._known.get(place)
         outputs = self._answer(self.pieces[place])
@@ -104,7 +104,7 @@ class Lessons:
         return outputs
 
     def batches(self, places: Sequence[int]) -> list[TrainingBatch]:
-        """Some pieces, those of one shape together."""
+        """Some pieces as batches, those of one shape joined."""
         import torch
 
         from ...ir.ops.dtypes import to_torch

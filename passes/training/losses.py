@@ -18,7 +18,7 @@ def cross_entropy(name: str, *, of_probabilities: bool) -> Loss:
     Labels are the classes' numbers; those below zero are left out.
 
     Args:
-        name: of the output.
+        name: the output's name.
         of_probabilities: whether the scores are probabilities already.
     """
 
@@ -67,10 +67,10 @@ def mean_square(name: str) -> Loss:
 
 
 def users_own(reference: str, function: Callable[..., Any]) -> Loss:
-    """A user's function of a dict of outputs and of the labels, held to what a loss is.
+    """A user's function of a dict of outputs and of the labels, checked to return what a loss is.
 
     Raises:
-        ModelError: it raised, with the file and line where it did, or returned no number of torch's.
+        ModelError: the function raised, with the file and line where it did, or returned no number of torch's.
     """
 
     def loss(outputs: "Mapping[str, Tensor]", labels: "Tensor") -> "Tensor":

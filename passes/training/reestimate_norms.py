@@ -20,9 +20,9 @@ if TYPE_CHECKING:  # listing the passes must not import torch
 class NormReestimation(Pass):
     """Set the means and variances of batch normalizations to those of the calibration data, as the model is now.
 
-    Pruning, factorization and rounding move what normalizations are given away from the statistics that they hold. Put
-    it before `fuse`, which folds them. While they are taken each normalization goes by those of the batch, as in
-    training. The new ones are kept if outputs on batches that were held out come closer to the source's.
+    Pruning, factorization and rounding move what normalizations read away from the statistics that they hold. Put this
+    pass before `fuse`, which folds normalizations. While statistics are taken, each normalization goes by those of the
+    batch, as in training. The new statistics are kept if outputs on held-out batches come closer to the source's.
     """
 
     name: ClassVar[str] = "reestimate-norms"
@@ -71,7 +71,7 @@ def _told(before: Verdict, after: Verdict) -> str:
 
 
 def _fault(node: Node) -> str:
-    """Why a normalization keeps its statistics, or nothing."""
+    """Why a normalization keeps its statistics; empty where it doesn't."""
     if node.attributes.get("training_mode"):
         return "it is in training, and has those of each batch"
     held = [node.input(place) for place in (3, 4)]
@@ -81,7 +81,7 @@ def _fault(node: Node) -> str:
 
 
 class _Statistics:
-    """Sums over what a normalization is given."""
+    """Sums over what a normalization reads."""
 
     def __init__(self, node: Node) -> None:
         self.node = node
@@ -104,7 +104,7 @@ class _Statistics:
         return batch_norm(x, None, None, scale.to(x.dtype), bias.to(x.dtype), training=True, eps=epsilon)
 
     def write(self) -> None:
-        """Make the statistics of all batches the node's."""
+        """Write the statistics of all batches into the node's constants."""
         mean = self._sum / self._count
         for constant, data in zip(self.constants, (mean, self._squares / self._count - mean**2), strict=True):
             constant.data = data.astype(constant.data.dtype)

@@ -40,11 +40,11 @@ if TYPE_CHECKING:  # listing the passes must not import torch
 _STEPS = 600
 """Steps of training, unless epochs are given or they would take too long."""
 _TRIAL, _SHORT_TRIAL = 12, (6, 20)
-"""A rate is tried for one step in so many; where that is few, for one in fewer, up to a number."""
+"""A rate is tried for one step in the first number, or for one in the second, up to the third, if that is more."""
 _OPERATIONS = 2e13
 """The operations that training takes at most, unless epochs are given: minutes of a processor core."""
 _RUNS = 3
-"""What a step takes, in runs of the student: one, and two back."""
+"""The cost of a step, in runs of the student: one forward, and two for the backward pass."""
 _SLOWER = 5
 """How much longer a depthwise convolution takes in torch than others do for as many operations."""
 _FEWEST = 8
@@ -62,10 +62,10 @@ class Task:
     """What is learned.
 
     Attributes:
-        answer: says of a piece what the student should, by name.
-        compare: the loss of the student's outputs against that.
-        judge: of what the student says of the pieces that are held out.
-        teacher: that the answers are of, where there is one.
+        answer: gives the outputs that are wanted for a piece, by name.
+        compare: the loss of the student's outputs against the wanted ones.
+        judge: judges the student's outputs for the pieces that are held out.
+        teacher: the graph that gives the wanted outputs; None where labels do.
         learned: the loss below which nothing is left to learn.
     """
 
@@ -81,16 +81,16 @@ class Training(Pass):
     """A pass that trains weights.
 
     Attributes:
-        epochs: passes over the calibration data; 0 takes 600 steps of 32 samples, however many data there are, or fewer
-            and smaller ones where the model's operations would take long.
+        epochs: how many times the calibration data are gone through; 0 takes 600 steps of 32 samples, however many data
+            there are, or fewer and smaller steps where the model's operations would take long.
         lr: how far a step may move a weight, as a share of its root mean square; it is warmed up, and falls to zero
-            along a cosine. 0 tries several for a few steps, and takes the one that lowers the loss most on what is
-            held out.
+            along a cosine. 0 tries several rates for a few steps, and takes the one that lowers the loss most on what
+            is held out.
         clip: the most that the norm of all gradients together may be; 0 for no bound.
-        average: the share of itself that a moving average of the weights keeps at each step, as 0.99; the average is
-            what is judged and kept. 0 for none.
+        average: the share of itself that a moving average of the weights keeps at each step, such as 0.99; the average
+            is what is judged and kept. 0 for none.
         patience: how many twelfths of the training may bring nothing better, one after the other, before it ends; 0
-            for all.
+            for any number.
     """
 
     effect: ClassVar[Effect] = Effect.LOSSY
@@ -156,13 +156,13 @@ class Training(Pass):
 
     @abstractmethod
     def _task(self, graph: Graph, student: Graph, judging: Sequence[Piece], context: PassContext) -> Task:
-        """What is learned.
+        """The task to learn.
 
         Args:
-            graph: that is trained, as it was.
-            student: its copy, which may be given further outputs.
+            graph: the graph to train, as it was.
+            student: a copy of the graph, which may be given further outputs.
             judging: the pieces that are held out.
-            context: of the pass.
+            context: the context of the pass.
         """
 
     def _learned(self) -> str:
@@ -186,7 +186,7 @@ class Training(Pass):
         context.progress(told, done, total)
 
     def _train(self, climb: Climb, steps: int) -> str:
-        """Find the rate and train with it; returns what came of it.
+        """Find the rate and train with it; returns what came of that, in words.
 
         Raises:
             CheckError: the loss was no number, and nothing better was found.
@@ -234,7 +234,7 @@ def _key(told: Sequence[str], graphs: Sequence[Graph], pieces: Sequence[Piece]) 
 
 
 def _is_selected(constant: Constant, context: PassContext) -> bool:
-    """Whether all that read a constant may be touched."""
+    """Whether all nodes that read a constant are selected."""
     return all(context.selects(use.node) for use in constant.uses)
 
 
@@ -255,14 +255,14 @@ def _trial(steps: int) -> int:
 
 
 def _work(graph: Graph, piece: Piece) -> float:
-    """What a sample takes in a graph, in operations of layers that torch is fast at."""
+    """The cost of a sample in a graph, in operations of layers that torch is fast at."""
     sizes = sizes_in(graph, piece.feeds)
     slow = sum(flops(node, sizes) for node in graph.nodes if _is_depthwise(node))
     return max(summarize(graph, sizes).flops + (_SLOWER - 1) * slow, 1) / piece.rows
 
 
 def _rows(graph: Graph, piece: Piece) -> float:
-    """How many rows of numbers an output has for a sample, as one for each token; those of the output with the most."""
+    """How many rows of numbers an output has for a sample, such as one for each token; the most of all outputs."""
     sizes = sizes_in(graph, piece.feeds)
     outputs = [value.type for value in graph.outputs.values() if value.type.is_ranked]
     counts = (elements(TensorType(it.dtype, it.shape[:-1]), sizes) for it in outputs)

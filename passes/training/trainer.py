@@ -31,7 +31,7 @@ _LEAST = 1e-3
 
 
 def _size(weight: "Tensor") -> float:
-    """The root mean square of a weight; that of one drawn at random for a matrix of zeros, as adapters begin with."""
+    """The root mean square of a weight; for a matrix of zeros, as adapters begin with, that of a random one."""
     if weight.ndim > 1 and not weight.any():
         return (max(weight.shape) / weight.numel()) ** 0.5
     return max(float(weight.detach().double().square().mean().sqrt()), _LEAST)
@@ -46,12 +46,12 @@ class Trainer:
 
     Args:
         student: the graph; its constants change only by `finish`.
-        weights: those of its constants that are trained.
+        weights: the student's constants that are trained.
         compare: the loss of the student's outputs against what they should be.
         clip: the most that the norm of all gradients together may be; 0 for no bound.
         average: the share of itself that a moving average of the weights keeps at a step; 0 for no average. Where there
             is one, it is what outputs are computed with, copied and written.
-        pruned: those of the weights in which what is zero stays zero.
+        pruned: the weights whose zeros stay zero.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Trainer:
         """Go on from a state.
 
         Raises:
-            KeyError, RuntimeError: it is that of other weights.
+            KeyError, RuntimeError: the state is that of other weights.
         """
         for place, weight in enumerate(self._weights):
             weight.data.copy_(state[f"weight.{place}"])
@@ -163,7 +163,7 @@ class Trainer:
         return total
 
     def outputs(self, batch: TrainingBatch) -> "dict[str, Tensor]":
-        """What the student says of a batch, by name."""
+        """The student's outputs for a batch, by name."""
         import torch
 
         self._exchange()

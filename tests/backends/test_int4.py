@@ -12,7 +12,7 @@ from planish.ir.graph import Graph
 from planish.ir.interpreter import Interpreter
 
 EMBEDDING = "461"
-"""The model's name of it."""
+"""The model's name of the embedding."""
 
 
 @pytest.fixture(scope="module")

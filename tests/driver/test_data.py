@@ -36,7 +36,7 @@ def test_npz_follows_a_fixed_batch(tmp_path: Path) -> None:
 
 
 FOREIGN = [dtype for dtype in DType if dtype.is_foreign and dtype is not DType.float8_e5m2]
-"""Those that numpy saves; float8_e5m2 it writes under a name that it doesn't read."""
+"""The foreign types that numpy saves; float8_e5m2 it writes under a name that it doesn't read."""
 
 
 @pytest.mark.parametrize("dtype", FOREIGN, ids=str)

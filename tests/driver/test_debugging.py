@@ -90,7 +90,7 @@ class Greedy(Careless):
 """
 CARELESS = "careless:Careless"
 AFTER_CLEANUP = len(parse_pipeline("cleanup")) + 1
-"""The position of what comes after it."""
+"""The position of the first pass after `cleanup`."""
 
 Run = Callable[..., Result]
 

@@ -22,9 +22,9 @@ class Case:
     """A graph of one operator, or a few.
 
     Attributes:
-        build: from a builder and the inputs, the outputs.
+        build: a function from a builder and the inputs to the outputs.
         feeds: the inputs; their sizes are symbolic where `dims` has names for them.
-        dims: by the places of the inputs.
+        dims: the dimensions of inputs, by their positions.
     """
 
     build: Callable[..., Made]

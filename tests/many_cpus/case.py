@@ -21,11 +21,11 @@ class Case:
     """A graph and what it is fed.
 
     Attributes:
-        build: from a builder and the inputs to what it gives.
+        build: a function from a builder and the inputs to the outputs.
         arrays: the inputs.
-        dims: of the inputs, where some are symbolic.
-        tolerance: of floats, and ten times that of large ones.
-        steps: by which integers may differ.
+        dims: the dimensions of the inputs, where some are symbolic.
+        tolerance: how far floats may be off, and ten times that relative to large ones.
+        steps: the number of steps by which integers may differ.
     """
 
     build: Build

@@ -18,10 +18,10 @@ class Description:
     """A CPU.
 
     Attributes:
-        name: for people.
+        name: the CPU's name for people.
         architecture: `x86_64` or `aarch64`.
         identity: the lines that say who made it and which one it is.
-        flags: what it can do, as Linux calls it.
+        flags: the CPU's abilities, as Linux calls them.
     """
 
     name: str

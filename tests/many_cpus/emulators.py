@@ -28,10 +28,10 @@ class Runner:
     """A command that runs Python, and how.
 
     Attributes:
-        name: for people.
-        command: in front of Python's arguments.
-        path: where Python finds packages, besides its own.
-        variables: of the environment.
+        name: the runner's name for people.
+        command: the words in front of Python's arguments.
+        path: the folders where Python finds packages, besides its own.
+        variables: the variables to set in the environment.
     """
 
     name: str
@@ -43,9 +43,9 @@ class Runner:
         """What went wrong, or nothing.
 
         Args:
-            script: of Python.
-            arguments: of the script.
-            cpuinfo: what planish is to take the machine for.
+            script: the Python script.
+            arguments: the script's arguments.
+            cpuinfo: a file that describes the CPU which planish is to take the machine for.
         """
         with TemporaryDirectory(prefix="planish-") as folder:  # where the package is found by its name
             (Path(folder) / "planish").symlink_to(Path(planish.__file__).resolve().parent)
@@ -83,7 +83,7 @@ class Emulators:
         Args:
             wanted: the architecture.
             used: the flags that the libraries' instructions need.
-            flags: that their machine has; an emulator has no others, as far as it can leave them out.
+            flags: the flags that their machine has; an emulator has no others, as far as it can leave them out.
         """
         emulated = self._x86(used, flags) if wanted == "x86_64" else self._aarch64(used)
         if isinstance(emulated, Runner) or wanted != architecture():

@@ -19,8 +19,8 @@ class Foreign:
     """An instruction that a CPU hasn't.
 
     Attributes:
-        function: that it stands in.
-        text: as a disassembler writes it.
+        function: the function that the instruction stands in.
+        text: the instruction, as a disassembler writes it.
         missing: the flags that the CPU lacks, as Linux calls them.
     """
 

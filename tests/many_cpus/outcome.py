@@ -41,13 +41,13 @@ class Outcome:
 
     Attributes:
         kernels: the templates that were asked for.
-        compiled: how many functions the library has that are called from outside: kernels, and TVM's `main`.
-        instructions: how many the library has.
-        used: the flags that they need.
-        foreign: those that the CPU hasn't, as text.
+        compiled: the number of the library's functions that are called from outside: kernels, and TVM's `main`.
+        instructions: the number of the library's instructions.
+        used: the flags that the instructions need.
+        foreign: the instructions that the CPU hasn't, as text.
         refusal: why there is no library.
         faults: how results differ from the interpreter's; None where nothing ran.
-        where: it ran, or why it didn't.
+        where: the machine or emulator where it ran, or why it didn't run.
     """
 
     kernels: frozenset[str] = frozenset()
@@ -64,10 +64,10 @@ def built(case: Case, target: Target, flags: frozenset[str], folder: Path) -> Ou
     """What a target's library for a case consists of; it is left in the folder.
 
     Args:
-        case: to build.
-        target: to build for.
-        flags: that the CPU has.
-        folder: to write to.
+        case: the case to build.
+        target: the target to build for.
+        flags: the flags that the CPU has.
+        folder: the folder to write to.
     """
     graph = case.graph()
     for template in templates().values():
@@ -97,11 +97,11 @@ def ran(
     """What the libraries of some cases compute, by name, where anything runs them.
 
     Args:
-        names: of cases, each of which has its artifact in a folder of its name.
-        cpu: that they are for.
+        names: the names of the cases, each of which has its artifact in a folder of its name.
+        cpu: the CPU that the libraries are for.
         used: the flags that their instructions need.
-        emulators: at hand.
-        folder: of folders.
+        emulators: the emulators at hand.
+        folder: the folder with the cases' folders.
     """
     chosen = emulators.runner(cpu.architecture, used, cpu.flags)
     if not isinstance(chosen, Runner):

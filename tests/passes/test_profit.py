@@ -11,7 +11,7 @@ from planish.passes.profit import slower
 
 
 def rounds_needed(faster: Sequence[bool]) -> int:
-    """After how many rounds timing ends, of which the second graph is faster in some."""
+    """The number of rounds after which timing ends, of which the second graph is faster in some."""
     taken: list[int] = []
 
     def profile(

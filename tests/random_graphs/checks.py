@@ -117,11 +117,11 @@ def passed(step: Pass, sample: Sample, state: State) -> State | None:
 
     Args:
         step: the pass.
-        sample: what the graph was at first, and what it has to compute.
-        state: the sample's, or what other passes made of it.
+        sample: the graph as it was at first, and what it has to compute.
+        state: the sample's state, or what other passes made of it.
 
     Raises:
-        Broken: it did not keep it.
+        Broken: the pass did not keep its word.
     """
     graph, context = state.graph.clone(), PassContext(_TARGET, sample.graph)
     try:
@@ -163,11 +163,11 @@ def decided_by_rounding(sample: Sample, outputs: Sequence[Outputs], free: Collec
 
     Args:
         sample: the graph, and what it computes.
-        outputs: what something else computes.
+        outputs: the outputs that something else computes.
         free: outputs that may differ anyway.
 
     Returns:
-        Each with the reason.
+        The outputs by name, each with the reason.
     """
     names = sample.outputs[0].keys()
     apart = [name for name in names if name not in free and differing(sample, outputs, names - {name})]

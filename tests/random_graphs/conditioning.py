@@ -27,15 +27,15 @@ _THROUGH_ONE = frozenset({"GRU", "LSTM", "Sigmoid"})
 
 
 def ill_conditioned(sample: Sample, outputs: Sequence[Outputs], names: Collection[str]) -> dict[str, str]:
-    """The outputs by name, of some that differ from the sample's, of which rounding inside an operator is the reason.
+    """The outputs, of the named ones, whose difference from the sample's is due to rounding inside an operator.
 
     Args:
         sample: the graph, and what it computes.
-        outputs: what something else computes, for each probe.
-        names: of the outputs that differ.
+        outputs: the outputs that something else computes, for each probe.
+        names: the names of the outputs that differ.
 
     Returns:
-        Each output with the reason.
+        The outputs by name, each with the reason.
     """
     found: dict[str, str] = {}
     nodes = [node for part in nested(sample.graph) for node in part.nodes]

@@ -31,8 +31,8 @@ class Recipe:
 
     Attributes:
         steps: kinds of cases and idioms, each of which appends to the graph what it can.
-        changes: of the graph after them.
-        seed: for what is given and returned, and for sizes that are symbolic.
+        changes: the changes of the graph after the steps.
+        seed: the seed for what is given and returned, and for sizes that are symbolic.
     """
 
     steps: tuple[Word, ...]
@@ -45,10 +45,10 @@ class Sample:
     """A graph with inputs on which it runs, and its outputs on them.
 
     Attributes:
-        recipe: what it was made from.
-        graph: that nobody edits.
+        recipe: the recipe that the graph was made from.
+        graph: the graph, which nobody edits.
         probes: the inputs.
-        outputs: the interpreter's, for each probe.
+        outputs: the interpreter's outputs, for each probe.
     """
 
     recipe: Recipe

@@ -348,7 +348,7 @@ def sequences(sketch: Sketch, random: Random) -> None:
 
 @cache
 def _patterns() -> list[Callable[..., Any]]:
-    """Those of all rules that look for one value and what is computed of it."""
+    """The patterns of all rules that look for one value and what is computed from it."""
     rules = [rule for kind in pass_classes().values() for rule in getattr(kind, "rules", ())]
     return [rule.pattern for rule in rules if list(signature(rule.pattern).parameters) == ["op", "x"]]
 

@@ -27,12 +27,12 @@ class Runtime:
     """A backend, with what it refused, and where it computes something else than the interpreter.
 
     Attributes:
-        backend: its name.
-        agreed: graphs on which it computes what the interpreter computes.
-        refused: why it can't run others.
-        unspecified: of which cases of docs/edges.md it gives something else, and only there.
-        rounded: inside of which operators rounding decides on what it gives, and only there.
-        strange: what it computes of others that neither the interpreter nor the standard says.
+        backend: the name of the backend.
+        agreed: the number of graphs on which it computes what the interpreter computes.
+        refused: the reasons why it can't run others.
+        unspecified: the cases of docs/edges.md in which, and only there, it gives something else.
+        rounded: the operators inside of which, and only there, rounding decides on what it gives.
+        strange: the outputs for others that neither the interpreter nor the standard explains.
     """
 
     def __init__(self, backend: str) -> None:

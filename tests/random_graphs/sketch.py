@@ -29,10 +29,10 @@ class Sketch:
     """A graph, its inputs, and its values.
 
     Attributes:
-        graph: that is built.
-        op: writes at its end.
+        graph: the graph that is built.
+        op: the builder that writes at the graph's end.
         feeds: an array for each input.
-        data: what each tensor is for these.
+        data: the array that each tensor is for these inputs.
     """
 
     def __init__(self, random: Random, graph: Graph | None = None, feeds: Mapping[str, Any] = {}) -> None:

@@ -1,1 +1,1 @@
-"""From a Relax module to a shared library: TVM's passes, LLVM, the cache of kernels, their check and the linker."""
+"""The way from a Relax module to a shared library: TVM's passes, LLVM, the cache and check of kernels, linking."""

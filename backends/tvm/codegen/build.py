@@ -59,13 +59,13 @@ class Build:
     """A graph to compile.
 
     Attributes:
-        graph: legal and with its constants folded.
+        graph: the graph, legal and with its constants folded.
         origins: the operators that refusals name.
         target: the machine to compile for.
-        choices: decide in which ways kernels are generated.
+        choices: the choices of how kernels are generated.
         plainness: how plain kernels have to be, by the names of their results, where they aren't the best ones.
         jobs: how many kernels are compiled side by side; as many as there are cores by default.
-        tell: is told of kernels and of linking as `library.link` tells, with the names of the kernels' results.
+        tell: called for kernels and for linking as `library.link` does, with the names of the kernels' results.
     """
 
     graph: Graph

@@ -53,8 +53,8 @@ def parts_of(graph: Graph, kernels: Sequence[Sequence[Node]]) -> list[Part]:
     """Return the kernels of a graph, in parts whose values fit into memory together.
 
     Args:
-        graph: as it is before anything is exposed.
-        kernels: the nodes of each, the one that yields its values last, in order.
+        graph: the graph as it is before anything is exposed.
+        kernels: the nodes of each kernel, in order; the last node of each yields its values.
     """
     parts: list[Part] = []
     before: set[Value] = set()

@@ -60,8 +60,8 @@ def planned(module: IRModule, target: Target, results: Mapping[str, str] = Mappi
     """Run TVM's passes over a module.
 
     Args:
-        module: as it was lowered.
-        target: to compile for.
+        module: the module as it was lowered.
+        target: the target to compile for.
         results: the names of what the variables of `main` are for, by these variables' names.
     """
     with target, ordered_symbols():
@@ -98,10 +98,10 @@ def link(
 
     Args:
         module: the planned module.
-        target: to compile for.
+        target: the target to compile for.
         cache: the cache of kernels.
-        jobs: how many are compiled side by side; as many as there are cores by default.
-        tell: is told of each kernel before it is compiled, and after.
+        jobs: how many kernels are compiled side by side; as many as there are cores by default.
+        tell: called for each kernel before it is compiled, and after.
 
     Raises:
         Exception: what TVM's passes and LLVM raise.
@@ -140,8 +140,8 @@ def generated(kernels: IRModule, target: Target, *, are_checking: bool) -> Modul
 
     Args:
         kernels: the kernels.
-        target: to compile for.
-        are_checking: whether they check their own arguments, which is half of the code of most.
+        target: the target to compile for.
+        are_checking: whether the kernels check their own arguments, which is half of the code of most.
 
     Raises:
         Exception: what TVM's passes and LLVM raise.

@@ -51,12 +51,12 @@ def ask(request: Message, scratch: Path, hear: Callable[[Message], None] = lambd
     """Have a process do some work, with this process's environment and working directory.
 
     Args:
-        request: what it is to do, as JSON.
+        request: the work to do, as JSON.
         scratch: a folder for temporary files, which is erased even if both processes are killed, this one first.
-        hear: hears what the process tells while it works.
+        hear: called with each message of the process while it works.
 
     Returns:
-        What it answers, as JSON.
+        The answer of the process, as JSON.
 
     Raises:
         DiedError: the process ended.
@@ -115,9 +115,9 @@ class _Process:
     """A process that compiles, from its start on.
 
     Attributes:
-        said: the file of its errors.
-        running: what it works on, as in `DiedError`.
-        requests: how many it was given.
+        said: the file of the process's errors.
+        running: what the process works on, as in `DiedError`.
+        requests: the number of requests that it was given.
     """
 
     said: IO[bytes] = field(default_factory=_log)

@@ -42,8 +42,8 @@ class Compilation:
         target: the machine that it is compiled for.
         database: the file that `planish tune` has written, if any.
         checks_kernels: whether kernels that nobody has checked are held to the interpreter.
-        is_strict: whether a kernel that can't be compiled ends it, though a plainer one may take its place; then no
-            reproducer is left, since one is what is being run.
+        is_strict: whether a kernel that can't be compiled ends the compilation, instead of a plainer one taking its
+            place; then no reproducer is left, since one is what is being run.
         plainness: how plain kernels have to be, by the names of their results, as far as is known by now.
         kernels: the names of the values of `legal` that each kernel is called for, in the order of the calls, by the
             kernel's symbol; after `write`.
@@ -123,7 +123,7 @@ class Compilation:
         """Reduce a death to one kernel: if several were compiled side by side, they are tried one after the other.
 
         Returns:
-            None if that goes well, as where memory had run out.
+            The death over one kernel; None if none dies alone, as where memory had run out.
         """
         if len(death.running) < 2:
             return death

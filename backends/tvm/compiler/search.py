@@ -28,14 +28,14 @@ def search(
     """Measure the kernels of a model.
 
     Args:
-        legal: as the backend's pipeline leaves it.
-        source: what it was before, whose operators refusals name.
+        legal: the graph as the backend's pipeline leaves it.
+        source: the graph before the pipeline, whose operators refusals name.
         target: a target like this machine.
         sizes: the sizes of the inputs' symbolic dimensions.
         known: kernels that need not be measured.
-        seconds: after which no other kernel is begun with.
-        begun: hears which kernels can be generated in several ways.
-        found: hears of each finding, first for the kernels that take the most time.
+        seconds: the seconds after which no other kernel is begun.
+        begun: called with the kernels that can be generated in several ways.
+        found: called with each finding, first for the kernels that take the most time.
 
     Raises:
         TargetError: TVM can't run the model, or its compiler died over a kernel.

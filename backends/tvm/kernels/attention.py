@@ -31,12 +31,12 @@ class Attention:
 
     Attributes:
         sharing: heads of queries that share one head of keys and values.
-        size, depth: of a query and a key, and of a value.
+        size, depth: the number of features of a query or key, and that of a value.
         is_flat: whether tensors are `[batch, sequence, heads * size]`, and not `[batch, heads, sequence, size]`.
         is_causal: whether a query attends to no key behind its own position.
-        mask: the element type of what is added to the scores, or says what a query attends to; empty without a mask.
+        mask: the mask's element type: it is added to the scores, or says what a query attends to; empty without one.
         spread: the axes of the four along which the mask is the same.
-        dtype, result: of queries, keys and values, and of the result: float32 or bfloat16.
+        dtype, result: the element types of queries, keys and values, and of the result: float32 or bfloat16.
     """
 
     batch: int | None

@@ -30,12 +30,12 @@ class Convolution:
     """A convolution's sizes, with a batch of None where it isn't known, and what multiplies and adds.
 
     Attributes:
-        groups: of whole blocks of channels, each with filters of its own.
+        groups: the number of groups, each of whole blocks of channels and with filters of its own.
         depth: channels that a filter reads.
         block: channels of a block of the images; 0 where they are the second axis.
         has_offsets: whether sums of bytes start from anything but 0.
-        wide: filters of a group, if the last one has fewer than the others; whole blocks of them.
-        dtype: of the images.
+        wide: filters of a group, whole blocks of them, if the last group has fewer than the others; otherwise 0.
+        dtype: the element type of the images.
     """
 
     batch: int | None

@@ -14,29 +14,31 @@ class Costs:
 
     Attributes:
         latency: multiply-adds in flight at once on the widest machines, with fewer units idle; it isn't measured.
-        load: multiply-adds that take as long as loading a vector from L3, or one of weights that is used once. Chosen
-            with convolutions of one pixel, and of 3x3 taps by Winograd's algorithm.
-        fetch: those that take as long as loading one from the memory that threads share; chosen with the latter.
-        move: those that take as long as transforming a vector by Winograd's algorithm; chosen with the same.
+        load: multiply-adds that take as long as loading a vector from L3, or a vector of weights that is used once.
+            Chosen with convolutions of one pixel, and of 3x3 taps by Winograd's algorithm.
+        fetch: multiply-adds that take as long as loading a vector from the memory that threads share; chosen with the
+            latter.
+        move: multiply-adds that take as long as transforming a vector by Winograd's algorithm; chosen with the same.
         l2_bytes: bytes of L2 that a task may fill; up to twice as many may spill into L3, which is somewhat slower.
-        winograd_gain: the most of the direct convolution's time that pays, as it costs space and accuracy: a judgement.
+        winograd_gain: the share of the direct convolution's time up to which Winograd's algorithm pays, as it costs
+            space and accuracy: a judgement.
         streams: pixels read side by side without cache misses; chosen with `planish tune` for convolutions of one tap.
-        stall: the cost of each further pixel; chosen likewise.
+        stall: the cost of each pixel beyond `streams`; chosen likewise.
         most_rows: the most rows of a GEMM read side by side: at a distance of a power of two, they share a set of L1.
         rows_per_thread: rows of a GEMM per thread from which reading all weights doesn't hold a thread up.
         gemm_work: multiply-adds of float32 in a GEMM below which waking other threads costs more than they save.
-        convolution_work: the same for a convolution.
+        convolution_work: multiply-adds of a convolution below which waking other threads costs more than they save.
         convolution_weights: weights of a convolution from which threads are woken all the same.
         vector_work: operations on vectors below which waking other threads costs more than they save.
-        row_elements: elements of rows below which it does.
+        row_elements: elements of rows below which waking other threads costs more than they save.
         chunk: elements of a task in kernels that walk through memory: waking a thread for fewer costs more.
         int4_rows: rows up to which unpacking codes of 4 bits for each tile is faster than a whole panel once
             (`benchmarks/int4_kernels.py` compares 1 to 128 rows).
-        int4_vectors: the most vectors in a tile of so few rows.
+        int4_vectors: the most vectors in a tile of up to `int4_rows` rows.
         sparse_load: the share of a load that isn't hidden behind multiply-adds where blocks of weights are skipped.
         sparse_vectors: the most vectors of a block that may be left out: wider ones are seldom zero as a whole.
-        sparse_rows: rows that all panels of such weights are multiplied with in turn.
-        sparse_gain: the most of the dense kernel's estimated time that pays with such blocks
+        sparse_rows: rows that all panels of weights with skipped blocks are multiplied with in turn.
+        sparse_gain: the share of the dense kernel's estimated time up to which skipping blocks pays
             (`benchmarks/sparse_kernels.py` compares densities; measured on Sapphire Rapids).
     """
 

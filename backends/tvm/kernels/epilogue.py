@@ -24,7 +24,7 @@ _BLOCKED = 5
 
 
 class Broadcast(Enum):
-    """What an operand has beside a result: a number for each channel (or column), element, or row of a product."""
+    """How an operand is broadcast to a result: it has a number for each channel (or column), element, or row."""
 
     CHANNELS = "channels"
     ELEMENTS = "elements"
@@ -56,8 +56,8 @@ class Epilogue:
     """Elementwise operators on a kernel's result; equal ones make equal kernels.
 
     Attributes:
-        dtype: of what the last step gives, which is stored. Within, 8-bit integers are held in int32.
-        is_coarse: whether what is stored, or all that is made of it, is rounded to 8 bits or so at once.
+        dtype: the element type of the last step's result, which is stored. Between steps, 8-bit integers are int32.
+        is_coarse: whether the result, or all that is computed from it, is rounded to 8 bits or so at once.
     """
 
     operands: tuple[Operand, ...] = ()

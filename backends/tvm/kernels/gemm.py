@@ -34,7 +34,7 @@ class Gemm:
         batch_dims: the sizes of the axes before K, which together are the rows.
         batch: how many of the leading axes number right operands instead of rows.
         is_packed: whether the right operand is packed weights.
-        instruction: what multiplies and adds; only float32 is multiplied with weights that aren't packed.
+        instruction: the instruction that multiplies and adds; weights that aren't packed are multiplied in float32.
     """
 
     batch_dims: tuple[int | None, ...]
@@ -60,7 +60,7 @@ class Gemm:
         return machine.threads if self.m is not None and not self.batch and self.m >= least else 1
 
     def heights(self, rows: int, machine: Machine) -> float:
-        """Return how many tiles of some rows lie above each other; where rows aren't known, for one of them."""
+        """Return how many tiles of some rows lie above each other; for a single row, if the number isn't known."""
         chunks = self.row_chunks(machine)
         return 1 / rows if self.m is None else ceil_div(ceil_div(self.m, rows), chunks) * chunks
 
@@ -278,8 +278,8 @@ class Matrix(Operands):
 
     Attributes:
         has_offsets: whether sums start from offsets by column.
-        zero_points: of the left operand, which the offsets are multiplied with: known and part of the offsets (0), one
-            for all rows (1), or one each (2).
+        zero_points: how the left operand's zero points, which offsets are multiplied with, are given: known and part of
+            the offsets (0), one for all rows (1), or one for each row (2).
         is_scaled: whether sums are multiplied by a scale for each column; otherwise they are left to the epilogue.
     """
 

@@ -42,7 +42,7 @@ class SparseSizes:
     """The sizes of a product or convolution, and how many blocks of its weights aren't zero.
 
     Attributes:
-        held: blocks of a panel of a product, on average; the percentage of all blocks of a convolution.
+        held: for a product, the blocks of a panel that aren't zero, on average; for a convolution, their percentage.
     """
 
     sizes: Gemm | Convolution
@@ -104,7 +104,7 @@ class SparseMatrix(Matrix):
 
     @classmethod
     def of(cls, matrix: Matrix, held: int) -> "SparseMatrix":
-        """Return a matrix with so many blocks of a panel, of sums that are undone as another one's."""
+        """Return a matrix with so many blocks of a panel, whose sums are dequantized as those of another matrix."""
         return cls(matrix.has_offsets, matrix.zero_points, matrix.is_scaled, held=held)
 
     def declare_right(self, nest: Nest, batch_dims: Sequence[Scalar]) -> Sequence[tirx.Buffer]:
@@ -142,7 +142,7 @@ class _Sparse(Dense):
         rows: the first row of each block.
         bounds: the panel's first block, and the one behind its last.
         in_flight: sums that are added to at once.
-        most_chains: of each element.
+        most_chains: the most sums of each element.
     """
 
     rows: tirx.Buffer

@@ -33,7 +33,7 @@ def ramp(start: Scalar, lanes: int) -> Scalar:
 
 
 def lanes_at(place: Scalar) -> int:
-    """Return how many elements the indices in a place are of."""
+    """Return the number of elements whose indices a place holds."""
     return 1 if isinstance(place, int) else place.ty.dtype.lanes
 
 

@@ -114,10 +114,10 @@ class RowTiles(ABC):
 
     Attributes:
         lanes: channels of a block.
-        accumulator_dtype: of what is computed of a window.
-        weights: None for a pool, as is the bias.
-        scales: of sums of bytes, by channel; None for floats.
-        offsets: what sums of bytes start from, by kind of row, kind of column, and channel; None for 0.
+        accumulator_dtype: the element type in which a window is computed.
+        weights: the weights; None for a pool, as is the bias.
+        scales: the scales of sums of bytes, by channel; None for floats.
+        offsets: the numbers that sums of bytes start from, by kind of row, kind of column, and channel; None for 0.
     """
 
     window: Window

@@ -20,9 +20,9 @@ def bind_result(emitter: Emitter, node: Node, inner: int = 0) -> None:
     """Give new symbols in a result's shape their values: along each axis the operands' size that isn't 1.
 
     Args:
-        emitter: has the operands.
-        node: whose result it is.
-        inner: how many of the last axes aren't broadcast.
+        emitter: the emitter, which has the operands.
+        node: the node whose result it is.
+        inner: the number of last axes that aren't broadcast.
     """
     shape = node.output.shape[: node.output.type.rank - inner]
     if all(emitter.is_bound(dim) for dim in shape):

@@ -36,7 +36,7 @@ class Emitter:
         block: TVM's builder, which converters emit into.
         given: the symbols of the inputs' shapes.
         machine: the machine that kernels are generated for.
-        choices: decide in which ways.
+        choices: the choices of how kernels are generated.
         blocked: tensors in blocks of channels, by the values that are held so (`layouts`).
     """
 
@@ -83,7 +83,7 @@ class Emitter:
 
         Args:
             sizes: a row of int64 with a size for each dimension, and perhaps further ones behind them that must be 0.
-            dims: that have these sizes; where they are known already, this is checked when the model runs.
+            dims: the dimensions that have these sizes; where they are known already, a check at run time compares them.
         """
         for dim in dims:
             self._bind(dim)

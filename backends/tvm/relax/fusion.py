@@ -36,7 +36,7 @@ class Anchor:
         node: the product.
         channels: the axis of channels in its result, counted from the end.
         addend: the value that it adds to the product, if any.
-        joins: the operators that its kernel can compute in an epilogue.
+        fusable: the operators that its kernel can compute in an epilogue.
         prologue: the step from the kernel's result to the node's, if they differ.
         is_step: whether it is elementwise itself, so that the kernel computes nothing but the epilogue.
     """
@@ -56,7 +56,7 @@ class FusionGroup:
     Attributes:
         anchor: the node in front.
         chain: the nodes behind it, in order.
-        epilogue: what they compute.
+        epilogue: the epilogue that the chain's nodes make up.
         operands: the values that the epilogue reads.
     """
 
@@ -128,7 +128,7 @@ class _Surroundings:
     """The graph around groups that are found.
 
     Attributes:
-        graph: whose nodes they are.
+        graph: the graph that the nodes belong to.
         lowered: the nodes that can be grouped.
         returned: the graph's outputs.
     """
@@ -235,7 +235,7 @@ class _Steps:
 
     Attributes:
         operands: the values that steps read, and how these are broadcast to the result.
-        places: where values stand among the result, the operands and the steps' results; numbers are themselves.
+        places: the place of each value among the result, the operands and the steps' results; a number is its own.
         steps: the steps in order.
     """
 

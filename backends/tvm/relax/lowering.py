@@ -38,8 +38,8 @@ class Lowered:
     """A graph as a Relax module.
 
     Attributes:
-        module: whose `main` takes the inputs in order and returns a tuple of the outputs in order, with a row of the
-            late guards' sizes behind them if there are any.
+        module: the module, whose `main` takes the inputs in order and returns a tuple of the outputs in order, with a
+            row of the late guards' sizes behind them if there are any.
         guards: the sizes that must not be 0 when it runs.
         results: the value of the graph that each variable of `main` is computed for, both by their names.
     """
@@ -59,10 +59,10 @@ def to_relax(
     """Lower a graph to a Relax module.
 
     Args:
-        graph: legal and with its constants folded.
+        graph: the graph, legal and with its constants folded.
         origins: the operators that refusals name.
         target: the machine that kernels are generated for.
-        choices: decide in which ways.
+        choices: the choices of how kernels are generated.
         plainness: how plain kernels have to be, by the names of their results, where they aren't the best ones.
 
     Raises:

@@ -43,7 +43,7 @@ def read_places(graph: Graph, name: Callable[[Node], str]) -> dict[str, tuple[st
 
     Args:
         graph: the graph that is lowered.
-        name: what the user calls a node's operator.
+        name: returns what the user calls a node's operator.
     """
     given = frozenset[str]().union(*(value.type.symbols for value in graph.inputs))
     found: dict[str, tuple[str, str]] = {}

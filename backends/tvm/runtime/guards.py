@@ -25,7 +25,7 @@ class Guards:
     Attributes:
         early: sizes over symbols of the inputs' shapes.
         late: sizes over symbols that depend on data, in the order in which the model returns them.
-        places: for inputs that are read as places along an axis, by name, the axis's size and what reads there.
+        places: the size of the axis, and what reads there, by the name of an input that holds places along an axis.
     """
 
     early: Mapping[str, str]

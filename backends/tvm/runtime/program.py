@@ -44,9 +44,9 @@ class Program:
     Threads may call it side by side: each call has a virtual machine to itself.
 
     Attributes:
-        threads: that a call runs on; None for as many as TVM takes.
+        threads: the number of threads that a call runs on; None for as many as TVM takes.
         library: the loaded library.
-        weights: that `main` is given behind the inputs.
+        weights: the weights that `main` is given behind the inputs.
     """
 
     def __init__(self, library: Path, weights: Sequence["Tensor"], threads: int | None) -> None:
@@ -80,7 +80,7 @@ class Stopwatch:
     """Times the kernels of a program, each by itself.
 
     Args:
-        program: which is left as it is.
+        program: the program, which is left as it is.
     """
 
     def __init__(self, program: Program) -> None:

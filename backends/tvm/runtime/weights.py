@@ -31,10 +31,10 @@ class Entry:
     """A constant in the file.
 
     Attributes:
-        dtype: TVM's name of it.
-        shape: its sizes.
-        offset: where it begins, in bytes.
-        size: in bytes.
+        dtype: TVM's name of the element type.
+        shape: the sizes of the axes.
+        offset: the place where the constant begins, in bytes.
+        size: the size of the constant, in bytes.
     """
 
     dtype: str

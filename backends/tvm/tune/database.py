@@ -25,9 +25,9 @@ class TuningRecord:
     """The result of measuring a kernel.
 
     Attributes:
-        kernel: its template and sizes.
-        layer: the first layer that it belongs to.
-        share: its share of the time of all kernels that can be generated in several ways.
+        kernel: the kernel's template and sizes.
+        layer: the first layer that the kernel belongs to.
+        share: the kernel's share of the time of all kernels that can be generated in several ways.
         estimated: the parameters of the least estimated time.
         fastest: the parameters that were measured to be the fastest.
         gain: the time with the estimated parameters over that with the fastest; 1 where they are the same.

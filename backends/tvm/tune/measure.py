@@ -35,9 +35,9 @@ class Arguments:
     """The arguments of a kernel.
 
     Attributes:
-        inputs: in order, with None in the places of weights.
+        inputs: the inputs in order, with None in the places of weights.
         weights: the weights by their places among the inputs.
-        results: as they are before the call.
+        results: the results as they are before the call.
     """
 
     inputs: Sequence[np.ndarray | None]

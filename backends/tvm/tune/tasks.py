@@ -61,7 +61,7 @@ class Tuning:
             origins: the operators that refusals name.
             target: a target like this machine.
             sizes: the sizes of the inputs' symbolic dimensions.
-            tell: is told of each kernel before it is compiled, and after.
+            tell: called for each kernel before it is compiled, and after.
         """
         survey = _Survey()
         self._tell = tell
@@ -87,7 +87,7 @@ class Tuning:
 
         Args:
             known: kernels that need not be measured.
-            until: `time.monotonic` when to begin with no other.
+            until: the `time.monotonic` after which no other kernel is begun.
 
         Raises:
             CheckError: a kernel gives something else if it is generated in another way.

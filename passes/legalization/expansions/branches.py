@@ -14,7 +14,7 @@ _MOST_STEPS = 256
 
 
 def _if(op: Builder, node: Node) -> tuple[Value, ...]:
-    """The branch that is known to be taken; otherwise both, of which the results are chosen from."""
+    """The branch that is known to be taken; otherwise both, with a choice between their results."""
     condition = node.constant(0)
     if condition is not None:
         return tuple(written_out(op, attribute(node, "then_branch" if condition else "else_branch", None), []))
@@ -82,10 +82,10 @@ def _scan(op: Builder, node: Node) -> tuple[Value, ...]:
 
 
 def steps(count: Dim) -> int:
-    """How often something is written out.
+    """How many times a body or a step is written out.
 
     Raises:
-        RefusedError: it isn't known, or too often.
+        RefusedError: the number isn't known, or too large.
     """
     if not isinstance(count, int):
         raise RefusedError(f"how often it runs, {count}, is known at run time alone")
@@ -109,7 +109,7 @@ def _stacked(
 
 
 def written_out(op: Builder, body: Graph, arguments: Sequence[Value]) -> list[Value]:
-    """A copy of a body's nodes in the graph around it; what it returns."""
+    """Copy a body's nodes into the graph around it; returns what the body returns."""
     values: dict[Value, Value] = dict(zip(body.inputs, arguments, strict=True))
     values |= {constant: op.constant(constant.data, constant.name) for constant in body.constants.values()}
     for node in body.nodes:

@@ -49,7 +49,7 @@ def _conv(op: Builder, node: Node) -> Value:
 
 
 def is_training(node: Node) -> bool:
-    """Whether a BatchNormalization is by the statistics of its own batch, which it mixes into the running ones."""
+    """Whether a BatchNormalization uses the statistics of its batch, and mixes them into the running ones."""
     return bool(node.attributes.get("training_mode", 0))
 
 

@@ -56,8 +56,8 @@ class _Layer:
     """What the three operators share.
 
     Attributes:
-        op: writes nodes.
-        node: that is spelled out.
+        op: the builder that writes nodes.
+        node: the node to spell out.
         states: the places of the states among the inputs.
         gates: how many gates there are.
     """

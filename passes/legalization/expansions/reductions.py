@@ -60,7 +60,7 @@ def _mean(op: Builder, node: Node) -> Value:
 
 
 def _is_over_image(node: Node) -> bool:
-    """Whether it gives a number for each channel of images of known sizes."""
+    """Whether a reduction gives a number for each channel of images of known sizes."""
     type, axes = node.operand(0).type, node.constant(1)
     return (
         type.dtype is DType.float32
@@ -92,7 +92,7 @@ def _exact(op: Builder, x: Value) -> Value:
 
 
 def _or_nothing(expansion: Expansion) -> Expansion:
-    """An expansion for what reduces anything; without axes that are asked for, an element is its own reduction."""
+    """An expansion, or an Identity for a node that is asked to reduce over no axes."""
     return lambda op, node: op.Identity(node.operand(0)) if _reduces_nothing(node) else expansion(op, node)
 
 

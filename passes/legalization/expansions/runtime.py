@@ -96,7 +96,7 @@ def _swiglu(op: Builder, node: Node) -> Value:
 
 
 def as_quick_gelu(node: Node) -> Expansion | None:
-    """What computes a Swish in one operator of ONNX Runtime's, which it makes of two by itself, but of no integers."""
+    """A float32 Swish as QuickGelu, an operator that ONNX Runtime makes of two by itself, but not of integers."""
     return _quick_gelu if node.output.dtype is DType.float32 else None
 
 
@@ -108,7 +108,7 @@ _SOFTMAX, _LOGISTIC = 1, 2
 
 
 def untransformed(node: Node) -> Expansion | None:
-    """What takes an ensemble's scores through one of the functions whose numbers ONNX Runtime has mixed up."""
+    """An expansion of ensembles whose `post_transform` is a function whose number ONNX Runtime has mixed up."""
     return _tree_ensemble if attribute(node, "post_transform", 0) in (_SOFTMAX, _LOGISTIC) else None
 
 
@@ -119,7 +119,7 @@ def _tree_ensemble(op: Builder, node: Node) -> Value:
 
 
 def divides_least(node: Node) -> bool:
-    """Whether it may divide the least integer by -1, over which the processor ends ONNX Runtime's process."""
+    """Whether a node may divide the least integer by -1, over which the processor ends ONNX Runtime's process."""
     from ....ir.contents import contents
 
     a, b, dtype = node.operand(0), node.operand(1), node.output.dtype
@@ -131,7 +131,7 @@ def divides_least(node: Node) -> bool:
 
 
 def _is_other_than_minus_one(value: Value) -> bool:
-    """Whether a divisor is a constant without -1, or one that was made so below."""
+    """Whether a divisor is a constant without -1, or had -1 replaced by `_quotient`."""
     if isinstance(value, Constant):
         return not (value.data == -1).any()
     where = value.producer
@@ -144,7 +144,7 @@ def _is_other_than_minus_one(value: Value) -> bool:
 
 
 def _numbers(node: Node, index: int) -> np.ndarray:
-    """An operand that is a constant; nothing for another."""
+    """The data of an operand that is a constant; empty for any other."""
     data = node.constant(index)
     return np.zeros(0) if data is None else data
 
@@ -158,10 +158,10 @@ def _quotient(op: Builder, node: Node) -> Value:
 
 
 def never_empty(node: Node) -> Expansion | None:
-    """An expansion that lets a recurrent layer fail before a kernel that would end the process over nothing.
+    """An expansion that lets a recurrent layer fail before its kernel, which would end the process on empty input.
 
     The kernel would do so where there is no batch, and for GRU where there is no step. The expansion's reshape fails
-    there, since a size that follows from the others can't be told where these make nothing. None where it isn't needed.
+    there, since a size can't follow from others of which one is 0. None where it isn't needed.
     """
     x, shape = node.operand(0), _FOLLOWING[node.operator]
     if x.type.is_ranked:

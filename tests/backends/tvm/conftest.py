@@ -72,7 +72,7 @@ def lasting_compiler() -> None:
 
 @pytest.fixture(params=["fixed", "symbolic"])
 def sizes(request: pytest.FixtureRequest) -> str:
-    """What the sizes of graphs are whose dims are given."""
+    """The form of the sizes in graphs whose dims are given."""
     return request.param
 
 
@@ -94,11 +94,11 @@ def agree(target: Target, sizes: str, tmp_path: Path) -> Callable[..., None]:
         """Hold the results to each other.
 
         Args:
-            build: the graph.
-            arrays: that are fed.
-            dims: of the inputs, where sizes are symbolic; else the arrays' own.
+            build: a function that builds the graph.
+            arrays: the arrays that are fed.
+            dims: the dimensions of the inputs, where sizes are symbolic; else they are the arrays' own.
             again: further rows of arrays to feed where sizes are symbolic.
-            tolerance: of floats, and ten times that of large ones.
+            tolerance: how far floats may be off, and ten times that relative to large ones.
         """
         is_symbolic = dims is not None and sizes == "symbolic"
         shapes = dims if dims and is_symbolic else [array.shape for array in arrays]

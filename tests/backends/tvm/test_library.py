@@ -38,7 +38,7 @@ def layer(op, x):
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KernelCache:
-    """One of this test's own."""
+    """A cache of this test's own."""
     monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
     return KernelCache.of_user()
 

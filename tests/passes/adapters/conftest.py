@@ -54,7 +54,7 @@ def data() -> list[Feeds]:
 
 @pytest.fixture
 def adapted(source: Graph, data: list[Feeds]) -> Graph:
-    """With adapters that do something."""
+    """A network with adapters that do something."""
     graph = planish.optimize(source, "lora{rank=2,alpha=4}", data=data).graph
     random = np.random.default_rng(2)
     for name, constant in graph.constants.items():

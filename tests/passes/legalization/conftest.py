@@ -27,11 +27,11 @@ def spelled_out() -> Callable[..., None]:
         """Hold the results to each other.
 
         Args:
-            operator: that is spelled out.
+            operator: the operator that is spelled out.
             arrays: the inputs, with None for those that are left out.
-            outputs: how many there are.
-            dims: of the inputs, if not those of the arrays.
-            attributes: of the node.
+            outputs: the number of outputs.
+            dims: the dimensions of the inputs, if they aren't those of the arrays.
+            attributes: the node's attributes.
         """
         graph = Graph("test")
         shapes = dims or [() if array is None else array.shape for array in arrays]

@@ -14,7 +14,7 @@ def floats(*shape: int) -> np.ndarray:
 
 
 def weights(operator: str, directions: int) -> list[np.ndarray]:
-    """Those of the input and of the state, and the biases."""
+    """The weights of the input and of the state, and the biases."""
     rows = GATES[operator] * HIDDEN
     return [floats(directions, rows, SIZE), floats(directions, rows, HIDDEN), floats(directions, 2 * rows)]
 

@@ -16,7 +16,7 @@ def told(graph: Graph, pattern, check=lambda match: "") -> list[NearMiss]:
 
 
 def differences(graph: Graph, pattern, check=lambda match: "") -> list[str]:
-    """Those of the only near miss."""
+    """The differences of the only near miss."""
     (miss,) = told(graph, pattern, check)
     return list(miss.differences)
 

@@ -21,7 +21,7 @@ TARGET = load_target("x86-64")
 
 
 def network() -> Graph:
-    """With the statistics that its inputs have, as torch's own layers find them."""
+    """A network whose norms have the statistics of its inputs, as torch's own layers find them."""
     graph, norms = Graph(), []
     op = Builder(graph)
     h = graph.add_input("x", TensorType(DType.float32, ("batch", 3, 6, 6)))

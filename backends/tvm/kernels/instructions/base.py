@@ -18,11 +18,11 @@ class Instruction(ABC):
 
     Attributes:
         k_per_instruction: products that are added to an accumulator at once; they are neighbours along K.
-        rhs_dtype: of packed weights.
+        rhs_dtype: the element type of packed weights.
         fills_vectors: whether it takes whole vectors of weights alone.
         unroll_k: groups of left factors in a row that are best loaded together.
-        zero_point_bias: what is subtracted from left factors before they are multiplied.
-        speed: against multiply-adds of float32.
+        zero_point_bias: the number that is subtracted from left factors before they are multiplied.
+        speed: the speed relative to multiply-adds of float32.
     """
 
     mnemonic: ClassVar[str]

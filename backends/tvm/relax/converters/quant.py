@@ -20,8 +20,8 @@ class Quantized:
     Attributes:
         x: the left operand, in uint8.
         weights: the right operand, in int8: `[depth, columns]` or `[filter, channel, *spatial]`.
-        scales: of the sums, by column or filter.
-        zero_point: of the left operand.
+        scales: the scales of the sums, by column or filter.
+        zero_point: the zero point of the left operand.
     """
 
     x: Value
