@@ -4,17 +4,12 @@
     apt-get download dataset-fashion-mnist && dpkg -x dataset-fashion-mnist_*.deb FOLDER
     python benchmarks/joint.py MODEL... [--root FOLDER] [--work FOLDER] [--markdown docs/joint.md]
 
-The models are `cnn` and `resnet20`, trained here on Fashion-MNIST or read from `--cache`, `minilm`, `ocr` and `magika`
-as packages ship them. Each pass is checked as in a build, sees no labels, and begins with the graph that those before
-it have made; one that finds nothing to prune or to factorize leaves it to the next. What is made lies in `--work`, and
-isn't made again (`--no-timed` makes it, and times nothing; `--no-new` times what is there). All that a model has become
-is compiled for the backend and timed in turn with the untouched one: speed is the median ratio over rounds with its
-quartiles, one sample, one thread. The loss is that of the metric in points, hundredths of it, with an interval that
-holds 95 % of resamples of the examples; a pipeline is on the front where no other is as good in speed, size and metric
-at once.
-
-A second table tells what is fastest within a loss, by each technique alone and by pruning, low rank and quantization
-together. Every other example chooses it, and the rest say what it loses.
+The models are `cnn` and `resnet20`, trained here on Fashion-MNIST or read from `--cache`, and `minilm`, `ocr` and
+`magika` as packages ship them. Each pass sees no labels, begins with the graph that the passes before it have made, and
+is checked as in a build. A pass that finds nothing to prune or to factorize changes nothing, and what follows it is
+taken from the pipeline without it. What is made is kept in `--work` and not made again: `--no-timed` makes it without
+timing anything, `--no-new` times what is there. All graphs are compiled for the backend and timed in turn with the
+untouched one, one sample on one thread. `--markdown` writes the tables to a page, which says what its columns are.
 """
 
 import json
@@ -24,6 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from filecmp import cmp
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated
@@ -75,14 +71,15 @@ HEAD = """\
 # Techniques together: what was measured
 
 Pruning, low rank, distillation and quantization of one model, in every combination and in the orders that make sense,
-as `python benchmarks/joint.py {models}` measured them in {backend}, one thread, on {features}. No pass saw labels, but
-{samples} samples; each began with the graph that those before it had made, and was checked as in a build. Loss is that
-of the metric in points, hundredths of it, with an interval that holds 95 % of resamples of the examples; speed is over
-the untouched model, the median ratio over rounds with its quartiles, all pipelines in turn; size is a share of the
-untouched model's. A pipeline is on the front where no other is as good in loss, speed and size at once.
+as `python benchmarks/joint.py {models}` measured them in {backend}, one thread, on {features}. Passes saw {samples}
+samples without labels. Each pass began with the graph that the passes before it had made, and was checked as in a
+build. The loss is what the metric loses in points, hundredths of its scale, with the interval that holds 95 % of
+resamples of the examples. The speed is relative to the untouched model: the median ratio over rounds with its
+quartiles, with all pipelines timed in turn. The size is a share of the untouched model's. A pipeline is on the front if
+no other is at least as good in loss, speed and size at once.
 
-Behind each table is what is fastest within a loss, by one technique alone and by pruning, low rank and quantization
-together. Every other example chooses it, and the rest say what it loses.
+A second table for each model has the fastest pipeline within a loss, for each technique alone and for pruning, low rank
+and quantization together. Every other example chooses it, and its loss is that on the remaining ones.
 """
 LOG = Console(stderr=True, highlight=False)
 
@@ -183,7 +180,7 @@ class Workshop:
             LOG.print(f"{steps}: {error}", markup=False)
             return Made(steps, failure=str(error).splitlines()[0])
         file = self._place(steps) / "losses.npy"
-        if not self.has(steps):
+        if not file.exists():
             np.save(file, self._losses(graph))
         made = Made(steps, graph, np.load(file), seconds)
         LOG.print(f"{made.name}: {made.losses.mean():.3f} points, {seconds:.0f} s", markup=False)
@@ -191,7 +188,8 @@ class Workshop:
 
     def has(self, steps: Sequence[str]) -> bool:
         """Whether a pipeline has been run, and what it made was judged."""
-        return (self._place(steps) / "losses.npy").exists()
+        graphs = (self._place(steps[:count]) / "graph.planish" for count in range(len(steps) + 1))
+        return all(graph.exists() for graph in graphs) and (self._place(steps) / "losses.npy").exists()
 
     def time(self, every: Sequence[Made]) -> list[Row]:
         """Time all that could be made, in turn."""
@@ -204,28 +202,35 @@ class Workshop:
         ]
 
     def _place(self, steps: Sequence[str]) -> Path:
-        return self.folder / ("+".join(steps) or "nothing")
+        """The folder of what the last step makes, named without earlier steps that left the graph as it was."""
+        return self.folder / ("+".join((*self._changing(steps[:-1]), steps[-1])) if steps else "nothing")
+
+    def _changing(self, steps: Sequence[str]) -> list[str]:
+        """The steps that changed the graph, once all of them were run."""
+        files = [self._place(steps[:count]) / "graph.planish" for count in range(len(steps) + 1)]
+        return [step for step, *pair in zip(steps, files, files[1:], strict=False) if not cmp(*pair, shallow=False)]
 
     def _graph(self, steps: Sequence[str]) -> tuple[Graph, float]:
         """The graph after some steps, and the seconds that all of them took; each is held to the graph before it."""
+        before, seconds = self._graph(steps[:-1]) if steps else (None, 0.0)
         place = self._place(steps)
-        if (place / "made.json").exists():
-            return planish.read(place / "graph.planish"), json.loads((place / "made.json").read_text())["seconds"]
-        place.mkdir(parents=True, exist_ok=True)
-        graph, seconds, said = self._run(steps)
-        planish.write(graph, place / "graph.planish")
-        (place / "made.json").write_text(json.dumps({"seconds": seconds, "said": said}, indent=1))
-        return graph, seconds
+        if not (place / "made.json").exists():
+            place.mkdir(parents=True, exist_ok=True)
+            start = time.perf_counter()
+            graph, said = self._cleaned() if before is None else self._run(steps[-1], before)
+            took = time.perf_counter() - start if steps else 0.0
+            planish.write(graph, place / "graph.planish")
+            (place / "made.json").write_text(json.dumps({"seconds": took, "said": said}, indent=1))
+        return planish.read(place / "graph.planish"), seconds + json.loads((place / "made.json").read_text())["seconds"]
 
-    def _run(self, steps: Sequence[str]) -> tuple[Graph, float, list[str]]:
-        if not steps:
-            return planish.optimize(self.subject.graph, "cleanup,fuse", data=self.context.calibration).graph, 0.0, []
-        before, seconds = self._graph(steps[:-1])
-        graph, start = before.clone(), time.perf_counter()
-        passes = [replace(step, required=step.name == QUANTIZE) for step in parse_pipeline(steps[-1])]
+    def _cleaned(self) -> tuple[Graph, list[str]]:
+        return planish.optimize(self.subject.graph, "cleanup,fuse", data=self.context.calibration).graph, []
+
+    def _run(self, step: str, before: Graph) -> tuple[Graph, list[str]]:
+        graph = before.clone()
+        passes = [replace(it, required=it.name == QUANTIZE) for it in parse_pipeline(step)]
         (record,) = PassManager(passes).run(graph, self.context, Resumption(0, before, 0.0))
-        said = [*record.result.notes, *record.result.misses]
-        return graph, seconds + time.perf_counter() - start, said
+        return graph, [*record.result.notes, *record.result.misses]
 
     @cached_property
     def _exact(self) -> list[list[np.ndarray]]:

@@ -89,8 +89,8 @@ class Training(Pass):
         clip: the most that the norm of all gradients together may be; 0 for no bound.
         average: the share of itself that a moving average of the weights keeps at each step, such as 0.99; the average
             is what is judged and kept. 0 for none.
-        patience: how many twelfths of the training may bring nothing better, one after the other, before it ends; 0
-            for any number.
+        patience: how many twelfths of the training in a row may bring nothing better; one more ends it. 0 for any
+            number.
     """
 
     effect: ClassVar[Effect] = Effect.LOSSY
