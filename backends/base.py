@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 
 from ..ir.dims import evaluate, is_dim, symbols
 from ..ir.errors import ModelError, TargetError, UsageError
+from ..ir.suggestion import did_you_mean
 
 if TYPE_CHECKING:  # an artifact is loaded and run with numpy and the runtime alone
     from ..ir.graph import Graph
@@ -119,7 +119,9 @@ class Backend(ABC):
             UsageError: it isn't tunable, or there is no such file.
             ModelError: the file is broken.
         """
-        raise UsageError(f"{database} is for tvm's kernels, and {self.name} has none of them")
+        raise UsageError(
+            f"{database} holds tuned kernels for tvm, which {self.name} doesn't use: leave it out, or build for tvm"
+        )
 
     def kernels(self, target: "Target") -> Mapping[str, str]:
         """Return what the backend's own kernels use on a target, by the kind of work, for `planish targets`."""
@@ -246,9 +248,8 @@ def bind(
         raise ModelError(f"the model has {len(ports)} inputs ({', '.join(names)}), but {len(arguments)} were given")
     for name in named:
         if name not in names:
-            near = get_close_matches(name, names, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"the inputs are {', '.join(names)}"
-            raise ModelError(f"the model has no input {name!r}; {hint}")
+            hint = did_you_mean(name, names) or f"; the inputs are {', '.join(names)}"
+            raise ModelError(f"the model has no input {name!r}{hint}")
         if name in names[: len(arguments)]:
             raise ModelError(f"input {name!r} is given both by position and by name")
     given = {**dict(zip(names, arguments, strict=False)), **named}
@@ -288,7 +289,7 @@ def _check(port: Port, array: np.ndarray, sizes: dict[str, int]) -> None:
         expected = sizes.setdefault(dim, size) if isinstance(dim, str) and dim.isidentifier() else dim
         if isinstance(expected, int) and expected != size:
             if isinstance(dim, str):
-                raise _unfit(port, array, f"dimension {axis} must be {dim} = {expected} by another dimension")
+                raise _unfit(port, array, f"dimension {axis} must be {dim} = {expected}, as elsewhere in the inputs")
             way = "if it may vary, give it a name where the model is read: in dynamic_shapes, or in the ONNX file"
             raise _unfit(port, array, f"dimension {axis} must be {dim}; {way}")
 

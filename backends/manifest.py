@@ -61,8 +61,8 @@ def read_manifest(directory: Path, key: bytes | None = None) -> dict[str, Any]:
         raise ModelError(f"{path} has format {found}, but this version of planish reads format {FORMAT}")
     manifest = cast("dict[str, Any]", manifest)
     if key is not None and not hmac.compare_digest(str(manifest.get(_SIGNATURE)).encode(), _signed(manifest, key)):
-        signature = "another signature" if _SIGNATURE in manifest else "no signature"
-        raise ModelError(f"{path} has {signature} than that of the key: don't run it unless you know who wrote it")
+        fault = "was signed with another key, or changed since" if _SIGNATURE in manifest else "has no signature"
+        raise ModelError(f"{path} {fault}: don't run it unless you know who wrote it")
     try:
         _check(manifest)
     except KeyError as error:
@@ -70,6 +70,11 @@ def read_manifest(directory: Path, key: bytes | None = None) -> dict[str, Any]:
     except ValueError as error:
         raise ModelError(f"{path} is damaged: {error}") from error
     return manifest
+
+
+def size_of(manifest: Mapping[str, Any]) -> int:
+    """Add up the sizes of an artifact's files, in bytes; the manifest itself isn't among them."""
+    return sum(file["size"] for file in manifest["files"].values())
 
 
 def write_manifest(directory: Path, manifest: Mapping[str, Any], key: bytes | None = None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import onnx_ir
 from onnx_ir import AttributeType
 
 from ..ir.errors import ModelError, TargetError
-from ..ir.graph import Attribute, Constant, Graph, Location, Node, Value, nested
+from ..ir.graph import Attribute, Constant, Graph, Location, Node, Value, nested_nodes
 from ..ir.opset import MODULE_KEY, SOURCE_KEY
 from ..ir.types import Container, DType, TensorType
 from ..ir.verify import lowest_opset, schema_of
@@ -60,7 +60,7 @@ def to_onnx(graph: Graph, metadata: Mapping[str, str] = MappingProxyType({})) ->
 
 def _ir_version(graph: Graph) -> int:
     """Return the lowest version of the format that has every element type of a graph."""
-    inner = (value for node in graph.nodes for value in node.attributes.values() if isinstance(value, Graph))
+    inner = (inner for node in graph.nodes for inner in node.graphs)
     own = (_IR_VERSIONS.get(value.dtype, IR_VERSION) for value in graph.values())
     return max(IR_VERSION, *own, *map(_ir_version, inner))
 
@@ -179,7 +179,7 @@ class _Writer:
 def _versions(graph: Graph) -> dict[str, int]:
     """Return the versions of further domains: the newest in which an operator of the graph has changed."""
     versions: dict[str, int] = {}
-    for node in (node for part in nested(graph) for node in part.nodes if node.domain):
+    for node in (node for node in nested_nodes(graph) if node.domain):
         schema = schema_of(node.operator)
         versions[node.domain] = max(schema.since_version if schema else 1, versions.get(node.domain, 1))
     return dict(sorted(versions.items()))

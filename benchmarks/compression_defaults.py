@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 import planish
-from planish.driver.data import ports_of, single_sample, sizes_in
-from planish.ir.analysis.cost import summarize
+from planish.driver.data import ports_of, single_sample
+from planish.ir.analysis.cost import sizes_in, summarize
 from planish.ir.errors import PlanishError
 from planish.ir.graph import Graph
 from planish.ir.interpreter import Interpreter
@@ -103,8 +103,7 @@ class Press:
         self._subject = subject
         self._batches = max(1, samples // len(next(iter(subject.pool[0].values()))))
         whole = planish.optimize(subject.graph, "cleanup", verify="structure").graph
-        ports = ports_of(whole)
-        self._sizes = sizes_in(single_sample(subject.test[0], ports), ports)
+        self._sizes = sizes_in(whole, single_sample(subject.test[0], ports_of(whole)))
         self._cost = summarize(whole, self._sizes)
         self._exact = self._outputs(whole)
 

@@ -51,7 +51,7 @@ def check_case(case: Case, paths: Sequence[str], passes: str, folder: Path) -> d
     """The outcome of a case on each path, after some passes."""
     import planish
     from planish.ir.errors import PlanishError
-    from planish.ir.graph import nested
+    from planish.ir.graph import nested_nodes
 
     outcomes: dict[str, Outcome] = {}
     file = folder / "case.onnx"
@@ -63,7 +63,7 @@ def check_case(case: Case, paths: Sequence[str], passes: str, folder: Path) -> d
         graph = planish.optimize(_imported(file), passes, verify="structure").graph
     except Exception as error:  # all of them are findings
         return outcomes | dict.fromkeys(ours, _classed(case, error, PlanishError))
-    written = {node.operator.rpartition("::")[2] for part in nested(graph) for node in part.nodes}
+    written = {node.operator.rpartition("::")[2] for node in nested_nodes(graph)}
     written |= {f"input {value.name!r}" for value in graph.inputs}
     for path in ours:
         try:

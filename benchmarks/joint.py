@@ -34,10 +34,11 @@ from rich.console import Console
 
 import planish
 from planish.backends import find_backend
-from planish.driver.data import ports_of, single_sample, sizes_in
+from planish.driver.data import ports_of, single_sample
 from planish.driver.lowering import Candidate, lower
 from planish.driver.measurement import Latency, Ratio, interleaved
 from planish.driver.profiling import profiler, timing
+from planish.ir.analysis.cost import sizes_in
 from planish.ir.errors import PlanishError
 from planish.ir.graph import Graph
 from planish.passes.base import PassContext
@@ -158,9 +159,8 @@ class Workshop:
 
     def __init__(self, subject: Subject, samples: int, backend: str, folder: Path, scratch: Path) -> None:
         data = subject.calibration(0, max(1, samples // len(next(iter(subject.pool[0].values())))))
-        ports = ports_of(subject.graph)
-        self.sample = single_sample(subject.test[0], ports)
-        sizes = sizes_in(self.sample, ports)
+        self.sample = single_sample(subject.test[0], ports_of(subject.graph))
+        sizes = sizes_in(subject.graph, self.sample)
         self.context = PassContext(
             TARGET,
             subject.graph,

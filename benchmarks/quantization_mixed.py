@@ -15,7 +15,7 @@ import planish
 from planish.targets import Target
 from planish.targets.load import load_target
 
-_PREDICTED = re.compile(r"([\d.]+) times int8's, where ([\d.]+)")
+_PREDICTED = re.compile(r"([\d.]+) times int8's latency, where ([\d.]+)")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import numpy as np
 from ..backends import Executable, find_backend
 from ..backends.artifact import load, write_artifact
 from ..backends.base import Port, bind
+from ..ir.analysis.cost import sizes_in
 from ..ir.drafts import workspace
 from ..ir.errors import UsageError
 from ..ir.graph import Graph
@@ -25,7 +26,7 @@ from ..passes.units import show_seconds
 from ..passes.verification import Verification
 from ..targets import Target
 from ..targets.load import load_target
-from .data import Batch, doubts, make_batches, ports_of, read_data, single_sample, sizes_in
+from .data import Batch, doubts, make_batches, ports_of, read_data, single_sample
 from .evaluation import find_metric, labelled, labels_of
 from .model import read_model, write_model
 from .profiling import profiler, timing
@@ -183,7 +184,7 @@ def optimize(
     for doubt in doubts(feeds):
         hearing.warn(doubt)
     sample = single_sample(feeds[0], ports) if feeds else None
-    sizes = {} if sample is None else sizes_in(sample, ports)
+    sizes = {} if sample is None else sizes_in(graph, sample)
     result = graph.clone()
     given = [bind(ports, (), probe) for probe in probes]
     labels = None if metric is None else labelled(find_metric(metric, Path()), batches)
@@ -213,9 +214,8 @@ def optimize(
 
 def graph_timing(backend: str, target: Target, sample: Feeds | None, graph: Graph, seed: int) -> Timing | None:
     """What times graphs, on random inputs where there are no data."""
-    ports = ports_of(graph)
-    shown = single_sample(make_probes(graph, (), seed)[0], ports) if sample is None else sample
-    return timing(backend, target, shown, sizes_in(shown, ports))
+    shown = single_sample(make_probes(graph, (), seed)[0], ports_of(graph)) if sample is None else sample
+    return timing(backend, target, shown, sizes_in(graph, shown))
 
 
 def _source(model: Any, how: Sequence[Any]) -> tuple[Graph, Any]:
@@ -227,8 +227,8 @@ def _source(model: Any, how: Sequence[Any]) -> tuple[Graph, Any]:
     is_graph = isinstance(model, Graph | str | Path)
     if len(how) != (1 if is_graph else 2):
         raise UsageError(
-            "optimize takes a graph or a file and a pipeline, or a module, its example inputs and a pipeline, "
-            f"and was given {', '.join(type(it).__name__ for it in (model, *how))}"
+            "optimize takes (graph or file, pipeline) or (module, example inputs, pipeline), "
+            f"not ({', '.join(type(it).__name__ for it in (model, *how))})"
         )
     if is_graph:
         return model if isinstance(model, Graph) else read(model), how[0]

@@ -110,7 +110,10 @@ class BackendCheck:
                     layer, right = self._node_by_node(graph, probe, values, folder, is_coarse=is_coarse)
                     cleared = not layer and right is not None and not self._fault(right, found, yardstick, number)
             if not cleared:
-                return f"{layer}{self.backend.name} computes something else than the graph: {fault} on probe {number}"
+                return (
+                    f"{layer}{self.backend.name} computes something other than the graph: {fault} on probe {number}; "
+                    "build for another backend, and report this"
+                )
         return ""
 
     def _fault(self, expected: Outputs, found: Outputs, yardstick: Yardstick, number: int) -> str:

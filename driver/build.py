@@ -60,7 +60,10 @@ def build(
     output = recipe.folder / recipe.output
     _check_place(output)
     if recipe.bundle_runtime and (other := load_target(recipe.machine).architecture) != architecture():
-        raise UsageError(f"the runtime at hand isn't for {other}: build without it, and install it there")
+        raise UsageError(
+            f"bundle_runtime would copy this machine's runtime, which isn't for {other}: build without it, and "
+            "install the runtime on the target"
+        )
     if key is not None:
         check_key(key)
     with ExitStack() as stack:
@@ -100,7 +103,9 @@ def _hold(draft: Path, recipe: Recipe, bounds: Bounds, reporter: Reporter) -> "S
 
     other = recipe.folder / bounds.against
     if not other.exists() and other.absolute() == (recipe.folder / recipe.output).absolute():
-        reporter.note(f"{bounds.against} is built for the first time, so there is nothing that the gate holds it to")
+        reporter.note(
+            f"the gate was skipped: {bounds.against} is built for the first time and has nothing to be compared with"
+        )
         return []
     reporter.stage(f"comparing with {bounds.against}")
     reference = str(other) if other.exists() else bounds.against
@@ -172,7 +177,10 @@ def _check_place(output: Path) -> None:
 def _check_budget(budget: Budget, artifact: Artifact) -> None:
     missed: list[str] = []
     if budget.metric_drop is not None and artifact.drop is None:
-        raise UsageError("a budget on the metric needs evaluation data with labels")
+        raise UsageError(
+            "a budget on the metric needs evaluation data with labels: give some (`data: {evaluation: ...}`, --data), "
+            "or any evaluation data and the metric agreement"
+        )
     if budget.latency is not None and artifact.built.latency is None:
         raise UsageError("a budget on the latency needs a machine that runs what is built")
     if budget.metric_drop is not None and artifact.drop is not None and artifact.drop > budget.metric_drop + 1e-9:
@@ -195,6 +203,6 @@ def _loss(artifact: Artifact) -> str:
     likely = "" if interval is None else f" (95 % between {interval[0]:.4f} and {interval[1]:.4f})"
     return (
         f"the metric {artifact.metric.name} gets worse by {artifact.drop:.4f}{likely}, "
-        "and no budget says by how much it may: "
-        "see at which pass, and bound it with `budget: {metric_drop: ...}` or --max-drop"
+        "and no budget bounds the drop: "
+        "find the pass in the table, and set `budget: {metric_drop: ...}` or --max-drop"
     )

@@ -18,9 +18,10 @@ from ..ir.arrays import read_arrays, restored
 from ..ir.errors import ModelError, UsageError
 from ..ir.graph import Graph
 from ..ir.numerics import is_float
+from ..ir.suggestion import did_you_mean
 from ..ir.types import DType
 from ..passes.probes import first_samples, random_array
-from .user_code import call, find_function, make, suggestion
+from .user_code import call, find_function, make
 
 LABELS = "labels"
 BATCH_SIZE = 32
@@ -81,7 +82,7 @@ def find_data(reference: str, folder: Path) -> None:
         find_function(reference, folder)
     elif not path.is_file():
         neighbours = [file.name for file in path.parent.glob("*.npz")]
-        raise UsageError(f"there is no data {path}{suggestion(path.name, neighbours)}")
+        raise UsageError(f"there is no data {path}{did_you_mean(path.name, neighbours)}")
 
 
 def make_batches(items: Iterable[Any], ports: Sequence[Port], source: str) -> list[Batch]:
@@ -112,8 +113,8 @@ def doubts(calibration: Sequence[Feeds], evaluation: Sequence[Feeds] = ()) -> li
             found.append(f"the calibration data's input {name!r} is nowhere above {_TINY:g}; {remedy}")
         elif asked is not None and seen.is_far_from(asked):
             found.append(
-                f"the calibration data's input {name!r} is {seen}, the evaluation data's {asked}: "
-                "prepare both alike, or quantization covers a range that isn't used"
+                f"the calibration data's input {name!r} is {seen} (mean ± standard deviation), but the evaluation "
+                f"data's is {asked}: preprocess both alike, or quantization is calibrated to the wrong range"
             )
     return found
 
@@ -163,14 +164,6 @@ def single_sample(feeds: Feeds, ports: Sequence[Port]) -> Feeds:
     return first_samples(feeds, {port.name: port.shape for port in ports}, 1)
 
 
-def sizes_in(feeds: Feeds, ports: Sequence[Port]) -> dict[str, int]:
-    """The sizes that inputs give to the model's symbolic dimensions."""
-    dims = (
-        (dim, size) for port in ports for dim, size in zip(port.shape or (), np.shape(feeds[port.name]), strict=False)
-    )
-    return {dim: size for dim, size in dims if isinstance(dim, str)}
-
-
 def random_sample(ports: Sequence[Port], size: int = 32) -> Feeds:
     """Random inputs: floats of a normal distribution, integers of 0 and 1; one sample, other open dimensions of a size.
 
@@ -200,8 +193,8 @@ def _batch(item: Any, ports: Sequence[Port], place: str) -> Batch:
         row = cast("Sequence[Any]", item if isinstance(item, tuple | list) else [item])
         if len(row) != len(names):
             raise ModelError(
-                f"{place}: got {len(row)} inputs, the model has {len(names)}: {', '.join(names)}; a batch is a dict by "
-                "name, or a row of them, or (inputs, labels) with such inputs"
+                f"{place}: got {len(row)} inputs, but the model has {len(names)} ({', '.join(names)}): give a batch as "
+                "a dict of arrays by name, as a tuple of arrays in this order, or as (inputs, labels) with either"
             )
         given = dict(zip(names, row, strict=True))
     if LABELS not in names:

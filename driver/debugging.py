@@ -58,7 +58,7 @@ def find_fault(
     """
     is_recipe = Path(subject).suffix in (".yaml", ".yml")
     if is_recipe and pipeline is not None:
-        raise UsageError("a recipe says itself what its passes are")
+        raise UsageError("a recipe sets its own passes: leave -p out")
     with ExitStack() as imports:
         imports.enter_context(isolated_imports(Path(subject).parent if is_recipe else Path()))
         endings: list[Sequence[Pass]] = [()]
@@ -121,7 +121,7 @@ def shrink(subject: str, output: Path, reporter: Reporter = SILENT) -> Reproduce
         smaller.write(output)
         if _failure(read_reproducer(output), passes) != failure:
             reporter.warn(
-                f"{output} doesn't fail in the same way: the failure depends on something else than the graph"
+                f"{output} doesn't fail in the same way: the failure depends on something other than the graph"
             )
         return smaller
 

@@ -3,11 +3,12 @@
 import os
 import platform
 import shutil
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import Any
 
 from ..backends import backend_names, find_backend
 from ..ir.errors import UsageError
+from ..ir.extras import installed_version
 from ..targets.load import native
 
 _PACKAGES = ("torch", "onnx", "onnxruntime", "numpy")
@@ -37,7 +38,7 @@ def examine() -> dict[str, Any]:
     compiler = next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
     found["C compiler"] = compiler or "missing, and the backend tvm links with it: apt-get install gcc, or alike"
     for name, use in _OPTIONAL.items():
-        found[name] = _installed(name) or f"missing, for {use}" + (
+        found[name] = installed_version(name) or f"missing, for {use}" + (
             "" if "pip install" in use else f": pip install {name}"
         )
     return found
@@ -55,10 +56,3 @@ def _machine() -> dict[str, Any]:
         "instructions": " ".join(sorted(target.features)),
         **{f"int8 in {name}": ", ".join(operators) or "not faster than float" for name, operators in kernels.items()},
     }
-
-
-def _installed(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

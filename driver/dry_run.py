@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..ir.analysis.cost import summarize
+from ..ir.analysis.cost import sizes_in, summarize
 from ..ir.errors import CheckError, TargetError
 from ..ir.graph import Graph
 from ..passes.base import Effect, Pass, PassContext, PassResult
@@ -15,7 +15,7 @@ from ..passes.order import check_order, flattened
 from ..passes.pipeline import format_pipeline, pass_classes
 from ..passes.probes import make_probes
 from ..passes.units import show_bytes, show_seconds
-from .data import Feeds, ports_of, single_sample, sizes_in
+from .data import Feeds, ports_of, single_sample
 from .evaluation import interpreted
 from .job import Job, prepare
 from .lowering import chosen, refuse
@@ -55,7 +55,9 @@ class DryRun:
     def notes(self) -> Iterator[str]:
         """What to say of passes that didn't run, and of what they would leave."""
         if any(row.effect is Effect.LOSSY for row in self.rows):
-            yield "passes that may lose something didn't run: their changes are the places they would look at"
+            yield (
+                "lossy passes didn't run: the changes shown for them are the layers or groups that they would look at"
+            )
         yield from (f"{row.text}: {miss}" for row in self.rows for miss in row.misses[:3])
 
     def entries(self) -> dict[str, Any]:
@@ -83,7 +85,7 @@ def dry_run(recipe: Recipe, reporter: Reporter) -> DryRun:
         (probe,) = make_probes(job.source, job.calibration, recipe.seed, 1)[:1]
         ports = ports_of(job.source)
         sample = single_sample(job.evaluation[0].inputs if job.evaluation else probe, ports)
-        context = job.context(sizes_in(sample, ports), sample)
+        context = job.context(sizes_in(job.source, sample), sample)
         for step in flattened(job.passes):
             step.require(context)
         graph = job.source.clone()

@@ -12,10 +12,11 @@ import numpy as np
 from ..ir.errors import ModelError, UsageError
 from ..ir.graph import Graph
 from ..ir.plugins import plugins
+from ..ir.suggestion import did_you_mean
 from ..passes.base import Labelled
 from .data import Batch, Feeds
 from .metrics import BUILT_IN, HITS, Predictions, agreement, classes_of
-from .user_code import call, resolve, suggestion
+from .user_code import call, resolve
 
 Run: TypeAlias = Callable[[Feeds], Sequence[np.ndarray]]
 
@@ -111,7 +112,7 @@ def find_metric(name: str, folder: Path) -> Metric:
     if ":" not in name and name not in others:
         known = (*BUILT_IN, *others)
         raise UsageError(
-            f"unknown metric {name!r}{suggestion(name, known)}; there are {', '.join(known)}, "
+            f"unknown metric {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}, "
             "and module:function or file.py:function names your own"
         )
     function = others[name].load() if name in others else resolve(name, folder)

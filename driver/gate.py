@@ -30,7 +30,7 @@ class Check:
     is_met: bool
 
     def __str__(self) -> str:
-        return f"the {self.name} is {self.found}, and may be {self.bound}"
+        return f"the {self.name} is {self.found}, but must be {self.bound}"
 
 
 @dataclass(frozen=True, slots=True)

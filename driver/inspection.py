@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..backends.manifest import MANIFEST, read_manifest
-from ..ir.analysis.cost import Cost, by_module, by_operator, flops, moved, summarize
+from ..ir.analysis.cost import Cost, by_module, by_operator, flops, moved, sizes_in, summarize
 from ..ir.analysis.liveness import peak_activation_bytes
 from ..ir.errors import UsageError
 from ..ir.graph import Graph
+from ..ir.suggestion import did_you_mean
 from ..targets import Int8, Target
 from ..targets.load import load_target
-from .data import ports_of, read_data, sizes_in
+from .data import ports_of, read_data
 from .model import read_model
-from .user_code import isolated_imports, suggestion
+from .user_code import isolated_imports
 
 if TYPE_CHECKING:
     from .groups import GroupRow
@@ -96,8 +97,7 @@ def inspect(
     machine = load_target(target)
     with isolated_imports(Path()):
         graph = read_model(model_of(model))
-        ports = ports_of(graph)
-        found = sizes_in(read_data(data, Path(), ports)[0].inputs, ports) if data else {}
+        found = sizes_in(graph, read_data(data, Path(), ports_of(graph))[0].inputs) if data else {}
     sizes = _complete({**found, **sizes}, graph)
     work: Counter[str] = Counter()
     moves: Counter[str] = Counter()
@@ -167,7 +167,7 @@ def _complete(sizes: Mapping[str, int], graph: Graph) -> dict[str, int]:
     """A size for every symbolic dimension of the inputs."""
     known = sorted(set().union(*(value.type.symbols for value in graph.inputs)))
     for name in sizes.keys() - set(known):
-        raise UsageError(f"the model has no dimension {name!r}{suggestion(name, known)}")
+        raise UsageError(f"the model has no dimension {name!r}{did_you_mean(name, known)}")
     return {name: sizes.get(name, 1) for name in known}
 
 

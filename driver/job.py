@@ -138,7 +138,10 @@ def prepare(recipe: Recipe, reporter: Reporter, instruments: Sequence[Instrument
     if is_relative:
         evaluation = labelled_by(interpreted(source), evaluation)
     if not evaluation and recipe.budget.metric_drop is not None:
-        raise UsageError("a budget on the metric needs evaluation data with labels")
+        raise UsageError(
+            "a budget on the metric needs evaluation data with labels: give some (`data: {evaluation: ...}`, --data), "
+            "or any evaluation data and the metric agreement"
+        )
     feeds = [batch.inputs for batch in calibration]
     for doubt in doubts(feeds, [batch.inputs for batch in evaluation]):
         reporter.warn(doubt)

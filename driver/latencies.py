@@ -19,9 +19,8 @@ import numpy as np
 from ..backends import Backend
 from ..ir.cache_folder import cache_folder
 from ..ir.dims import evaluate
-from ..ir.drafts import beside
+from ..ir.drafts import replacing
 from ..ir.errors import UsageError
-from ..ir.files import writing
 from ..ir.graph import Graph, Node, Value
 from ..ir.operators import has_trait
 from ..ir.traits import Trait
@@ -50,7 +49,7 @@ class LatencyTable:
             None for a table that isn't kept.
     """
 
-    def __init__(self, find: Callable[[], Path | None] = lambda: None) -> None:
+    def __init__(self, find: Callable[[], Path | None]) -> None:
         self._find = find
         self._rows: dict[str, float] | None = None
 
@@ -82,10 +81,8 @@ class LatencyTable:
         self._rows = {**rows, **self.rows, **_read(self._path)}
         if self._path is None or len(self._rows) > _MOST_ROWS:
             return
-        with suppress(UsageError), writing(self._path), beside(self._path) as folder:  # a disk that is full
-            draft = folder / self._path.name
+        with suppress(UsageError), replacing(self._path) as draft:  # a disk that is full
             draft.write_text(json.dumps(self._rows, indent=0, sort_keys=True), encoding="utf-8")
-            draft.replace(self._path)
 
 
 def _read(path: Path | None) -> dict[str, float]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..backends import Backend, Executable, backend_names, find_backend
 from ..backends.artifact import load, write_artifact
 from ..backends.legal import legalized
-from ..backends.manifest import MANIFEST, read_manifest
+from ..backends.manifest import MANIFEST, read_manifest, size_of
 from ..ir.errors import CheckError, PlanishError, TargetError
 from ..ir.graph import Graph
 from ..passes.base import Effect, Feeds, Pass, PassContext
@@ -72,8 +72,7 @@ def open_artifact(name: str, directory: Path, threads: int | None = None) -> Can
         ModelError: it is broken.
     """
     manifest = read_manifest(directory)
-    size = sum(file["size"] for file in manifest["files"].values())
-    return Candidate(name, manifest["backend"], directory, load(directory, threads), size)
+    return Candidate(name, manifest["backend"], directory, load(directory, threads), size_of(manifest))
 
 
 def open_subject(reference: str, target: Target, scratch: Path, threads: int | None = None) -> Candidate:

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..backends import find_backend
-from ..backends.manifest import read_manifest
-from ..ir.analysis.cost import summarize
+from ..backends.manifest import read_manifest, size_of
+from ..ir.analysis.cost import sizes_in, summarize
 from ..ir.graph import Graph
 from ..ir.hash import structural_hash
 from ..passes.adapters.survival import AdapterSurvival
@@ -18,7 +18,7 @@ from ..passes.reproducer import reproducing
 from ..passes.units import show_seconds
 from .cache.build_cache import BuildCache
 from .cache.builds import Built
-from .data import single_sample, sizes_in
+from .data import single_sample
 from .evaluation import Score, interpreted
 from .job import Job
 from .lowering import Candidate, choice, fastest, lower, refuse_early
@@ -78,7 +78,7 @@ def make(job: Job, scratch: Path, cache: BuildCache, untouched: Untouched | None
     before = ran.untouched.model
     if job.is_for_another_machine:
         (reference,) = interleaved([lambda: before.executable.run(ran.sample)])
-        built, directory = _written(job, ran.graph, scratch)
+        built, directory = _written(job, ran, scratch)
     else:
         reference, built, directory = _measured(job, ran, scratch)
     artifact = Artifact(
@@ -107,18 +107,17 @@ def run_passes(job: Job, scratch: Path, cache: BuildCache, untouched: Untouched 
     inputs = untouched.model.executable.inputs
     probes = make_probes(job.source, job.calibration, job.recipe.seed, job.recipe.verify.probes)
     sample = single_sample(job.evaluation[0].inputs if job.evaluation else probes[0], inputs)
-    graph, watch = _run_passes(job, untouched.score, job.context(sizes_in(sample, inputs), sample), cache)
+    graph, watch = _run_passes(job, untouched.score, job.context(sizes_in(job.source, sample), sample), cache)
     return Ran(graph, watch, untouched, probes, sample)
 
 
-def _written(job: Job, graph: Graph, scratch: Path) -> tuple[Measured, Path]:
+def _written(job: Job, ran: Ran, scratch: Path) -> tuple[Measured, Path]:
     """What is built for a machine that isn't at hand, and where it is; its metric is what the interpreter computes."""
     backend, directory = find_backend(job.recipe.backend), scratch / job.recipe.backend
-    probes = make_probes(job.source, job.calibration, job.recipe.seed, job.recipe.verify.probes)
-    job.lowering(probes, scratch).write(graph, backend, directory)
+    job.lowering(ran.probes, scratch).write(ran.graph, backend, directory)
     job.reporter.warn(f"this machine can't run what is built for {job.target.name}: it is neither checked nor measured")
-    size = sum(file["size"] for file in read_manifest(directory)["files"].values())
-    return Measured(backend.name, None, size, job.score(interpreted(graph), resamples=True)), directory
+    score = job.score(interpreted(ran.graph), resamples=True)
+    return Measured(backend.name, None, size_of(read_manifest(directory)), score), directory
 
 
 def _measured(job: Job, ran: Ran, scratch: Path) -> tuple[Latency, Measured, Path]:

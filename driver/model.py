@@ -7,7 +7,8 @@ from typing import Any, cast
 from ..ir.errors import ModelError, UsageError
 from ..ir.finite import check_finite
 from ..ir.graph import Graph
-from .user_code import find_function, make, parse_options, suggestion
+from ..ir.suggestion import did_you_mean
+from .user_code import find_function, make, parse_options
 
 LIBRARIES = ("hf", "timm", "torchvision")
 """What stands before the name of a model that a library builds; see `frontends/torch/zoo.py`."""
@@ -68,7 +69,7 @@ def find_model(reference: str, folder: Path) -> None:
     if path.suffix in _READERS:
         if not path.exists():
             neighbours = [file.name for file in path.parent.glob(f"*{path.suffix}")]
-            raise UsageError(f"there is no model {path}{suggestion(path.name, neighbours)}")
+            raise UsageError(f"there is no model {path}{did_you_mean(path.name, neighbours)}")
     elif ":" not in reference:
         raise UsageError(
             f"{reference!r} is not a model: give a .onnx, .pt2 or .planish file, file.py:factory, "

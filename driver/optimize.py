@@ -10,7 +10,7 @@ from ..ir.errors import UsageError
 from ..passes.instrument import Instrument
 from ..passes.pipeline import format_pipeline, parse_pipeline
 from ..passes.reproducer import Reproducer, is_reproducer, read_reproducer, reproducing
-from ..passes.verification import EVERYTHING, Verification
+from ..passes.verification import DEFAULT, Verification
 from ..targets.load import load_target
 from .api import Optimized
 from .backend_check import compile_again
@@ -86,7 +86,7 @@ def read_case(
     data: str | None,
     target: str,
     reporter: Reporter,
-    verify: Verification | str | None = None,
+    verify: Verification | str | None,
 ) -> Reproducer:
     """A model with what is to be done to it, or what a reproducer holds.
 
@@ -100,7 +100,7 @@ def read_case(
     if pipeline is None:
         raise UsageError("a model needs a pipeline: -p cleanup,fuse")
     parse_pipeline(pipeline)  # a typing error is told before a large model is read
-    verification = Verification.of(verify or EVERYTHING)
+    verification = Verification.of(verify or DEFAULT)
     reporter.stage(f"reading {model}")
     source = read_model(model)
     batches = [] if data is None else read_data(data, Path(), ports_of(source))

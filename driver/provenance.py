@@ -4,11 +4,12 @@ import hashlib
 import platform
 import re
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import requires, version
 from typing import Any
 
 import numpy as np
 
+from ..ir.extras import installed_version
 from .data import Batch, Feeds
 
 _BACKENDS = {"tvm": ("apache-tvm", "apache-tvm-ffi")}
@@ -23,10 +24,9 @@ def versions(backend: str) -> dict[str, str]:
     names = [match.group() for line in required if (match := re.match(r"[\w.-]+", line))]
     found = {"python": platform.python_version(), "planish": version("planish")}
     for name in sorted([*names, *_BACKENDS.get(backend, ())]):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # with --no-deps; it was not made by that
-            continue
+        installed = installed_version(name)
+        if installed is not None:  # otherwise the artifact was not made by it: pip was given --no-deps
+            found[name] = installed
     return found
 
 

@@ -14,7 +14,7 @@ from ..ir.suggestion import nearest
 from ..passes import units
 from ..passes.base import Pass
 from ..passes.pipeline import make_pipeline
-from ..passes.verification import EVERYTHING, Verification
+from ..passes.verification import DEFAULT, Verification
 
 
 def _fraction(text: str | float) -> float:
@@ -192,7 +192,7 @@ class Recipe(_Section):
     bundle_runtime: bool = False
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     verify: Annotated[Verification, BeforeValidator(_verification, json_schema_input_type=str | dict[str, Any])] = (
-        EVERYTHING
+        DEFAULT
     )
     folder: Path = Field(default=Path(), exclude=True)
     name: str = Field(default="the command line", exclude=True)
@@ -209,7 +209,7 @@ class Recipe(_Section):
         return str(file) if file.is_file() else self.target
 
     def pipeline(self) -> tuple[Pass, ...]:
-        """The passes; modules of the user's own must be importable (see `reference.isolated_imports`).
+        """The passes; modules of the user's own must be importable (see `user_code.isolated_imports`).
 
         Raises:
             UsageError: a pass or option is unknown, or a value doesn't fit.

@@ -8,9 +8,9 @@ from typing import Any, cast
 from pydantic import BaseModel, ValidationError
 
 from ..ir.errors import UsageError
+from ..ir.suggestion import did_you_mean
 from .mistakes import mistakes, told
 from .recipe import Bounds, Budget, Recipe, Search, Sources
-from .user_code import suggestion
 from .yaml_file import parse_yaml, read_yaml
 
 _MOST_INCLUDED = 20
@@ -37,8 +37,8 @@ def chosen_recipe(reference: str, flags: dict[str, Any], settings: Sequence[str]
         return make_recipe({"model": reference, **flags})
     if others := sorted(flags.keys() - _WITH_A_RECIPE):
         raise UsageError(
-            f"a recipe says itself what its {', '.join(others)} are; only -t, -b, --tuned, --bundle-runtime, "
-            "--verify, --seed and -o go with one"
+            f"a recipe sets its own {', '.join(others)}: edit it, or give --set KEY=VALUE; only -t, -b, --tuned, "
+            "--bundle-runtime, --verify, --seed and -o override a recipe"
         )
     for key in ("output", "tuned"):
         if key in flags:
@@ -157,7 +157,7 @@ def _others(content: Mapping[str, Any], bad: Collection[Any]) -> list[str]:
 def _explain(path: tuple[int | str, ...], problem: Any) -> str:
     key = ".".join(map(str, path))
     if problem["type"] == "extra_forbidden":
-        return f"unknown key {key!r}{suggestion(str(path[-1]), _keys(path[:-1]))}"
+        return f"unknown key {key!r}{did_you_mean(str(path[-1]), _keys(path[:-1]))}"
     if problem["type"] == "missing":
         return f"the key {key!r} is missing"
     return f"{key!r}: {problem['msg'].removeprefix('Value error, ')}"

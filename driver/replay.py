@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from ..ir.analysis.cost import sizes_in
 from ..passes.adapters.survival import AdapterSurvival
 from ..passes.base import PassContext
 from ..passes.instrument import Instrument
@@ -12,7 +13,7 @@ from ..passes.manager import PassManager
 from ..passes.pipeline import parse_pipeline
 from ..passes.reproducer import Reproducer
 from .api import Optimized, graph_timing
-from .data import Batch, doubts, ports_of, single_sample, sizes_in
+from .data import Batch, doubts, ports_of, single_sample
 from .evaluation import find_metric, labelled
 from .model import read_model
 from .profiling import profiler
@@ -47,7 +48,7 @@ def surroundings(case: Reproducer) -> PassContext:
     batches = [Batch(*pair) for pair in zip(case.calibration, case.labels, strict=True)] if case.labels else []
     return replace(
         context,
-        sizes={} if sample is None else sizes_in(sample, ports),
+        sizes={} if sample is None else sizes_in(case.graph, sample),
         profile=profiler(case.timed or None, context.target, sample),
         profile_decides=case.timed != "auto",
         timing=graph_timing(case.timed, context.target, sample, case.graph, case.seed) if case.timed else None,

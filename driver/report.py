@@ -120,7 +120,10 @@ class ConsoleReporter(Reporter):
         if not self._is_quiet:
             print_table(self._console, summary_table(artifact))
         if artifact.is_slower:
-            self.warn("the artifact is slower than the untouched model; leave out what made it so, or try its skip=")
+            self.warn(
+                "the artifact is slower than the untouched model; leave out the pass that slowed it down, or exclude "
+                "layers from that pass (skip=)"
+            )
 
     def _line(self, text: str, style: str | None = None) -> None:
         """Print a line; in a log it stays one line however long it is."""
@@ -265,11 +268,11 @@ def search_table(found: "Found") -> Table:
     drop = f"{found.drop:.4f}" + ("" if found.interval is None else " ({:.4f} to {:.4f})".format(*found.interval))
     table = _table("plan", "speed", "size", "metric drops by", "")
     table.caption = (
-        f"{len(found.points)} of {found.plans} plans were built; on data that none of them was built by, "
-        f"the metric of what is chosen drops by {drop}" + (found.doubt and f", {found.doubt}")
+        f"{len(found.points)} of {found.plans} plans were built; on the half of the evaluation data that no plan "
+        f"was built on, the metric of the chosen plan drops by {drop}" + (found.doubt and f", {found.doubt}")
     )
     if found.better is not None:
-        table.caption += f"; {found.better.plan} may keep the budget as well, and isn't shown to by these data"
+        table.caption += f"; {found.better.plan} may keep the budget as well, but these data don't show it"
     for point in found.front:
         mark = "chosen" if point is found.chosen else ""
         table.add(str(point.plan), f"{point.gain:.2f}x", f"{1 / point.shrinkage:.2f}", f"{point.drop:.4f}", mark)
@@ -316,8 +319,8 @@ def gate_table(checks: "Sequence[Check]", comparison: "Comparison", sufficient: 
     table = _table("gate", "found", "bound", "met")
     if sufficient is not None:
         table.caption = (
-            f"to find a model that is worse by twice the bound in 95 of 100 cases takes {sufficient:,} samples; "
-            f"these are {comparison.samples:,}"
+            f"it takes {sufficient:,} samples to detect, in 95 of 100 cases, a model that is worse by twice the bound; "
+            f"there are {comparison.samples:,}"
         )
     for it in checks:
         table.add(it.name, it.found, it.bound, "yes" if it.is_met else "no")

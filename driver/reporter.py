@@ -118,7 +118,9 @@ class PassReporter(Instrument):
         changes = sum(record.result.counts.values())
         if record.effect is Effect.LOSSY and 0 < changes < len(record.result.misses):
             left = len(record.result.misses)
-            self._warnings[self._running] = f"{record.text} left {left} places as they were, most of them: {reasons}"
+            self._warnings[self._running] = (
+                f"{record.text} left {left} places as they were, more than it changed; the first are: {reasons}"
+            )
         elif record.result.changed:
             self._warnings[self._running] = ""
         elif self._running not in self._implied:

@@ -102,22 +102,19 @@ class Artifact:
     @property
     def drop(self) -> float | None:
         """How much worse the metric got, on its own scale."""
-        if self.metric is None or self.untouched.score is None or self.built.score is None:
+        if self._scored is None:
             return None
-        return self.metric.drop(self.untouched.score.value, self.built.score.value)
+        metric, before, after = self._scored
+        return metric.drop(before.value, after.value)
 
     @property
     def drop_interval(self) -> tuple[float, float] | None:
         """The interval that would hold 95 % of the drops on other samples; None where that isn't known."""
-        if self.metric is None or self.untouched.score is None or self.built.score is None:
-            return None
-        return drop_interval(self.metric, self.untouched.score, self.built.score)
+        return None if self._scored is None else drop_interval(*self._scored)
 
     def largest_drop(self, confidence: float) -> float | None:
         """How much worse the metric got at the most, with a confidence; None where it wasn't evaluated."""
-        if self.metric is None or self.untouched.score is None or self.built.score is None:
-            return None
-        return largest_drop(self.metric, self.untouched.score, self.built.score, confidence)
+        return None if self._scored is None else largest_drop(*self._scored, confidence)
 
     @property
     def flips(self) -> tuple[int, int] | None:
@@ -160,6 +157,12 @@ class Artifact:
             "built": _measured(self.built),
             "passes": [plain(row) for row in self.passes],
         }
+
+    @property
+    def _scored(self) -> tuple[Metric, Score, Score] | None:
+        """The metric, and the scores before and after; None where nothing was evaluated."""
+        before, after = self.untouched.score, self.built.score
+        return None if self.metric is None or before is None or after is None else (self.metric, before, after)
 
 
 def read_row(record: Mapping[str, Any]) -> PassRow:

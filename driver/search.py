@@ -27,9 +27,8 @@ from typing import Any
 
 import yaml
 
-from ..ir.drafts import beside, workspace
+from ..ir.drafts import replacing, workspace
 from ..ir.errors import BudgetError, UsageError
-from ..ir.files import writing
 from .evaluation import FEWEST, Score, drop_interval, evaluate, largest_drop
 from .executor import opened
 from .guess import Guess
@@ -72,7 +71,10 @@ class Found:
         if self.drop > self.budget:
             return f"beyond the budget of {self.budget:g}: ask for less, or give more evaluation data"
         if self.interval is None:
-            return f"with no interval: {FEWEST} batches or more in each half of the evaluation data would tell one"
+            return (
+                f"but the drop has no interval, which takes {FEWEST} batches or more in each half of the evaluation "
+                "data"
+            )
         high = self.interval[1]
         if high <= self.budget:
             return ""
@@ -123,7 +125,8 @@ def search(
         job = prepare(recipe, reporter)
         if len(job.evaluation) < 2:
             raise UsageError(
-                "a search builds by every other batch of the evaluation data, and tests plans on the rest: give two"
+                "a search builds plans on every other batch of the evaluation data and tests them on the rest: "
+                "give at least two batches"
             )
         pool = stack.enter_context(opened(executor))
         trials = Trials(choosing(job), scratch, reporter)
@@ -161,10 +164,8 @@ def write_plan(recipe: Recipe, found: Found, path: Path) -> None:
             content["budget"][key] = f"{content['budget'][key]:.9g}{unit}"
     point = found.chosen
     head = f"# chosen by planish search: {point.gain:.2f} times as fast, {point.shrinkage:.2f} times smaller\n"
-    with beside(path) as folder, writing(path):
-        draft = folder / path.name
+    with replacing(path) as draft:
         draft.write_text(head + yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-        draft.replace(path)
 
 
 def _next(guess: Guess, plans: Sequence[Plan], trials: Trials, end: float) -> Plan | None:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from ..backends import find_backend
 from ..backends.legal import legalized
 from ..backends.machine import runs_here
+from ..ir.analysis.cost import sizes_in
 from ..ir.drafts import workspace
 from ..ir.errors import TargetError, UsageError
 from ..targets.load import load_target
 from .bench import sample_for
-from .data import sizes_in
 from .lowering import lower
 from .measurement import Ratio, interleaved
 from .optimize import optimize_file
@@ -74,7 +74,10 @@ def tune(
     if not output.parent.is_dir():
         raise UsageError(f"there is no folder {output.parent} to write {output.name} into")
     if not runs_here(machine.architecture, machine.features):
-        raise TargetError(f"kernels for {machine.name} can't be measured here: tune on a machine that has all it has")
+        raise TargetError(
+            f"kernels for {machine.name} can't be measured here: tune on a machine of its architecture that has all of "
+            "its instruction sets"
+        )
     if missing := backend.available():
         raise TargetError(f"backend {backend.name} is not installed: {missing}")
     from ..backends.tvm.compiler.search import search
@@ -96,7 +99,7 @@ def tune(
             database.write(output)
             reporter.progress("measuring kernels", len(findings), len(kernels - before))
 
-        sizes = sizes_in(sample, estimated.executable.inputs)
+        sizes = sizes_in(graph, sample)
         legal = legalized(graph, machine, backend)
         search(legal, graph, machine, sizes, known=before, seconds=60 * minutes, begun=kernels.update, found=note)
         speedup = None

@@ -6,13 +6,13 @@ import inspect
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
 from ..ir.errors import ModelError, PlanishError, UsageError, describe
+from ..ir.suggestion import did_you_mean
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ def resolve(reference: str, folder: Path) -> Any:
     module = _import_file(folder / place) if place.endswith(".py") else _import_module(place, reference)
     if hasattr(module, name):
         return getattr(module, name)
-    raise UsageError(f"{place} has no {name!r}{suggestion(name, vars(module))}")
+    raise UsageError(f"{place} has no {name!r}{did_you_mean(name, vars(module))}")
 
 
 def parse_options(reference: str) -> tuple[str, dict[str, Any]]:
@@ -122,12 +122,6 @@ def call(reference: str, function: Callable[..., T], *arguments: Any) -> T:
         raise ModelError(f"{reference} failed: {describe(error)}") from error
 
 
-def suggestion(name: str, known: Any) -> str:
-    """`; did you mean ...?` where a known name is near, otherwise nothing."""
-    nearest = get_close_matches(name, list(known), n=1)
-    return f"; did you mean {nearest[0]!r}?" if nearest else ""
-
-
 def _add_to_path(folder: Path) -> None:
     if str(folder.resolve()) not in sys.path:
         sys.path.insert(0, str(folder.resolve()))
@@ -137,7 +131,7 @@ def _import_file(path: Path) -> ModuleType:
     """Import a file under its own name where that is free, so that its siblings and a reference share one module."""
     if not path.is_file():
         neighbours = [file.name for file in path.parent.glob("*.py")]
-        raise UsageError(f"there is no file {path}{suggestion(path.name, neighbours)}")
+        raise UsageError(f"there is no file {path}{did_you_mean(path.name, neighbours)}")
     path = path.resolve()
     _add_to_path(path.parent)
     name = path.stem

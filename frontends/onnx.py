@@ -23,6 +23,7 @@ from ..ir.graph import Attribute, Graph, Location, Value
 from ..ir.infer import find_operator, infer
 from ..ir.opset import MODULE_KEY, SOURCE_KEY
 from ..ir.types import Container, TensorType
+from ..ir.unused import drop_unused
 from ..ir.verify import verify
 from .dim_names import DimNames
 from .onnx_check import check_model, graphs_of, nodes_of
@@ -114,7 +115,7 @@ class _Reader:
         self._read_nodes(source)
         for output in source.outputs:
             self._graph.outputs[output.name or ""] = self._find(output, "the graph's outputs")
-        self._drop_unread()
+        drop_unused(self._graph, self._graph.constants.values())
 
     def read_inner(self, source: onnx_ir.Graph, types: Sequence[TensorType]) -> None:
         """Read a graph inside a node, which is given inputs of these types."""
@@ -130,7 +131,7 @@ class _Reader:
             value = value if value in own else Builder(self._graph).Identity(value)
             name = output.name or f"output_{index}"
             self._graph.outputs[name if name not in self._graph.outputs else f"{name}_{index}"] = value
-        self._drop_unread()
+        drop_unused(self._graph, self._graph.constants.values())
 
     def read_branch(self, source: onnx_ir.Graph) -> list[Value]:
         """Read the branch that is known to be taken as a part of the graph around it; returns its outputs."""
@@ -148,11 +149,6 @@ class _Reader:
                 raise ModelError(f"{self._file}: the graph has a cycle") from error
         for node in source:
             self._read_node(node)
-
-    def _drop_unread(self) -> None:
-        for constant in list(self._graph.constants.values()):
-            if not constant.use_count and not self._graph.is_output(constant):
-                self._graph.erase_constant(constant)
 
     def _input_type(self, value: onnx_ir.Value) -> TensorType:
         where = f"{self._file}: input {value.name!r}"

@@ -243,7 +243,7 @@ def _check_attribute(attribute: onnx.AttributeProto, *, is_function: bool) -> No
     held = [name for name in _FIELDS.values() if attribute.HasField(name)]
     if any(name != field for name in held):
         raise ModelError(
-            f"attribute {attribute.name!r} holds something else than a {kinds.Name(attribute.type).lower()}"
+            f"attribute {attribute.name!r} holds something other than a {kinds.Name(attribute.type).lower()}"
         )
     if not held and attribute.type in (AttributeProto.TENSOR, AttributeProto.GRAPH, AttributeProto.TYPE_PROTO):
         raise ModelError(f"attribute {attribute.name!r} holds nothing")

@@ -39,13 +39,13 @@ def normalized(proto: onnx.ModelProto, file: Path) -> onnx.ModelProto:
     version = version_of(proto)
     if version > OPSET:
         raise ModelError(
-            f"{file}: it is of opset {version}, and planish knows operators up to {OPSET}: export it at that"
+            f"{file} has opset {version}, but planish supports opsets up to {OPSET}: export the model at opset {OPSET}"
         )
     for node in nodes_of(proto.graph):
         if version < 9 and node.op_type == "Scan":
             raise ModelError(
-                f"{file}: {called(node)}: that of opset {version} has a batch axis, which the "
-                "operator lost since: export the model at opset 9 or later"
+                f"{file}: {called(node)}: Scan has a batch axis in opset {version}, which later opsets removed: "
+                "export the model at opset 9 or later"
             )
     if not proto.functions and version >= LOWEST_OPSET:
         return proto

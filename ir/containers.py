@@ -79,8 +79,7 @@ def body_inputs(operator: str, inputs: Inputs, attributes: Attributes) -> list[T
 def _scores(types: Sequence[TensorType], attributes: Attributes) -> TensorType:
     """The products of queries and keys `[batch, head, query, key]`, in the type in which they are made into weights."""
     query, key = types[0], types[1]
-    half = DType.float32 if query.dtype in (DType.float16, DType.bfloat16) else query.dtype
-    dtype = DType(attributes.get("softmax_precision") or half.value)
+    dtype = DType(attributes.get("softmax_precision") or query.dtype.at_least_single.value)
     if query.dims is None or key.dims is None:
         return TensorType(dtype, None)
     return TensorType(dtype, (*query.dims[:3], key.dims[2]))

@@ -41,6 +41,19 @@ def beside(path: Path) -> Generator[Path]:
 
 
 @contextmanager
+def replacing(path: Path) -> Generator[Path]:
+    """A draft that takes a file's place in one step at the end, or vanishes on failure.
+
+    Raises:
+        UsageError: the disk is full, or nothing may be written there.
+    """
+    with beside(path) as folder, writing(path):
+        draft = folder / path.name
+        yield draft
+        draft.replace(path)
+
+
+@contextmanager
 def workspace() -> Generator[Path]:
     """A folder among temporary files that is gone afterwards.
 

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator
 
 from .graph import Graph, Node, Value
+from .unused import drop_unused
 
 
 def extract(graph: Graph, kept: Collection[int], returned: Collection[str] = ()) -> Graph:
@@ -45,9 +46,7 @@ def extract(graph: Graph, kept: Collection[int], returned: Collection[str] = ())
     copy.inputs = [*own_inputs, *reversed(taken)]
     for index, value in enumerate(copy.inputs):
         value.index = index
-    for constant in list(copy.constants.values()):
-        if not constant.use_count and not copy.is_output(constant):
-            copy.erase_constant(constant)
+    drop_unused(copy, copy.constants.values())
     return copy
 
 

@@ -1,6 +1,7 @@
 """Extras: a target needs numpy and a runtime alone, and building takes the extra `build`."""
 
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 from .errors import TargetError
@@ -16,6 +17,14 @@ def is_installed(package: str) -> bool:
     """Whether there is a package, and not just a folder that has its name; it isn't imported."""
     found = find_spec(package)
     return found is not None and found.origin is not None
+
+
+def installed_version(package: str) -> str | None:
+    """The version of a package, by the name that pip knows; None where it isn't installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def require_build(what: str) -> None:

@@ -581,9 +581,13 @@ class Graph:
 def nested(graph: Graph) -> Iterator[Graph]:
     """A graph and all graphs inside its nodes, outer ones first."""
     yield graph
-    for node in graph.nodes:
-        for inner in node.graphs:
-            yield from nested(inner)
+    for inner in (inner for node in graph.nodes for inner in node.graphs):
+        yield from nested(inner)
+
+
+def nested_nodes(graph: Graph) -> Iterator[Node]:
+    """The nodes of a graph and of all graphs inside them, those of outer graphs first."""
+    return (node for part in nested(graph) for node in part.nodes)
 
 
 def _release(node: Node) -> None:

@@ -38,7 +38,7 @@ def signature(value: Value) -> Hashable:
     for node in _chain(value):
         is_source = has_trait(node.operator, Trait.SHAPE_ONLY)
         operands = [operand if is_source else _origin(operand, places) for operand in node.inputs]
-        attributes = tuple([(name, _hashable(node.attributes[name])) for name in sorted(node.attributes)])
+        attributes = tuple([(name, hashable(node.attributes[name])) for name in sorted(node.attributes)])
         read = tuple([operand.type if isinstance(operand, Value) else operand for operand in operands])
         rows.append((node.operator, attributes, read, node.output.type))
         places[node] = len(places)
@@ -56,7 +56,8 @@ def _origin(value: Value | None, places: Mapping[Node, int]) -> Hashable:
     return value.type
 
 
-def _hashable(attribute: Attribute) -> Hashable:
+def hashable(attribute: Attribute) -> Hashable:
+    """What an attribute has in common with equal ones alone: an array's type, shape and bytes, or else itself."""
     return (attribute.dtype, attribute.shape, attribute.tobytes()) if isinstance(attribute, np.ndarray) else attribute
 
 

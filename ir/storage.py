@@ -10,9 +10,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from .blocks import blocks
-from .drafts import beside
+from .drafts import replacing
 from .errors import CheckError, ModelError
-from .files import RefusedFileError, open_regular, writing
+from .files import RefusedFileError, open_regular
 from .graph import Graph
 from .text import print_graph, read_graph, weights
 from .tokens import ParseError
@@ -30,15 +30,12 @@ def save(graph: Graph, path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     tensors = dict(sorted(weights(graph).items(), key=lambda item: (-item[1].itemsize, item[0])))
-    with beside(path) as folder, writing(path):
-        file = folder / path.name
-        with file.open("wb") as written:
-            written.write(_header(tensors, {_KEY: print_graph(graph)}))
-            for data in tensors.values():
-                written.writelines(blocks(data))
-            written.flush()
-            os.fsync(written.fileno())
-        file.replace(path)
+    with replacing(path) as draft, draft.open("wb") as file:
+        file.write(_header(tensors, {_KEY: print_graph(graph)}))
+        for data in tensors.values():
+            file.writelines(blocks(data))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _header(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:

@@ -1,9 +1,15 @@
 """What an error adds to an unknown name."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
 _LONG = 12
+
+
+def did_you_mean(name: str, known: Iterable[str], *, spell: Callable[[str], str] = repr, cutoff: float = 0.6) -> str:
+    """`; did you mean 'x'?` if a known name is near, as `spell` writes it; otherwise nothing."""
+    near = get_close_matches(name, known, n=1, cutoff=cutoff)
+    return f"; did you mean {spell(near[0])}?" if near else ""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -11,7 +17,5 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     if not names:
         return "; there is none"
-    near = get_close_matches(name, names, n=1, cutoff=0.5)
-    if near:
-        return f"; did you mean {near[0]!r}?"
-    return f"; there are {', '.join(names)}" if len(names) <= _LONG else ""
+    others = f"; there are {', '.join(names)}" if len(names) <= _LONG else ""
+    return did_you_mean(name, names, cutoff=0.5) or others

@@ -18,13 +18,13 @@ import json
 import re
 from collections import ChainMap
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from typing import TypeAlias, cast
 
 import numpy as np
 
 from .elements import format_elements
 from .graph import Attribute, Constant, Graph, Location, Node, Value
+from .suggestion import did_you_mean
 from .tokens import Token, Tokens, format_name, format_word
 from .types import DType, TensorType
 
@@ -232,8 +232,7 @@ class _Parser:
     def _known(self) -> Value:
         token, name = self._tokens.name()
         if name not in self._values:
-            near = get_close_matches(name, self._values, 1)
-            hint = f"; did you mean {format_name(near[0])}?" if near else ""
+            hint = did_you_mean(name, self._values, spell=format_name)
             self._tokens.fail(f"no value {token.text} is defined before this{hint}", token.offset)
         return self._values[name]
 

@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Callable
-from difflib import get_close_matches
 from functools import lru_cache
 from typing import NamedTuple, NoReturn, TypeVar
 
@@ -12,6 +11,7 @@ import numpy as np
 from .dims import Dim, is_dim, symbols
 from .elements import parse_elements
 from .errors import ModelError
+from .suggestion import did_you_mean
 from .types import Container, DType, TensorType
 
 _NAME = r"/?[\w.$-]+(?:/[\w.$-]+)*"
@@ -145,8 +145,7 @@ def _parse_type(text: str) -> TensorType:
     assert match is not None  # as the token's pattern has it
     holders, name, dims = match.groups()
     if name not in DType.__members__:
-        near = get_close_matches(name, DType.__members__, 1)
-        raise ValueError(f"{name} is no element type" + (f"; did you mean {near[0]}?" if near else ""))
+        raise ValueError(f"{name} is no element type{did_you_mean(name, DType.__members__, spell=str)}")
     container = Container(" ".join(re.findall(r"\w+", holders)))
     shape = None if dims.strip() == "..." else tuple(map(_parse_dim, _split(dims)))
     return TensorType(DType[name], shape, container)

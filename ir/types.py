@@ -68,6 +68,16 @@ class DType(Enum):
         return self.name.startswith(("float", "bfloat"))
 
     @property
+    def is_half(self) -> builtins.bool:
+        """Whether it is one of the two floats of 16 bits."""
+        return self in (DType.float16, DType.bfloat16)
+
+    @property
+    def at_least_single(self) -> "DType":
+        """The type that is computed in where 16 bits are too few: float32 for floats of 16 bits, others as they are."""
+        return DType.float32 if self.is_half else self
+
+    @property
     def is_integer(self) -> builtins.bool:
         return self.name.startswith(("int", "uint"))
 

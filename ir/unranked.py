@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from .dims import Dim
 from .errors import ModelError
 from .graph import Attribute, Constant, Value
-from .opset import OPSET
 from .types import DType, TensorType
 from .unknown import size_called
+from .verify import schema_of
 
 if TYPE_CHECKING:
     from onnx.defs import OpSchema
@@ -38,13 +38,10 @@ def infer_unranked(
 
 @cache
 def _schema(operator: str) -> "OpSchema":
-    from onnx import defs
-
-    domain, _, name = operator.rpartition("::")
-    try:
-        return defs.get_schema(name, domain) if domain else defs.get_schema(name, OPSET)
-    except defs.SchemaError as error:
-        raise ModelError(f"{operator} has no schema, so that tensors of an unknown rank can't go through it") from error
+    schema = schema_of(operator)
+    if schema is None:
+        raise ModelError(f"{operator} has no schema, so that tensors of an unknown rank can't go through it")
+    return schema
 
 
 def _repeated(formals: "Sequence[OpSchema.FormalParameter]", count: int) -> "list[OpSchema.FormalParameter]":

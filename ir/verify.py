@@ -6,7 +6,6 @@ and are checked for structure alone.
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, NoReturn
 
@@ -14,9 +13,10 @@ import numpy as np
 
 from .dims import is_dim, symbols
 from .errors import CheckError
-from .graph import Attribute, Constant, Graph, Node, Use, Value, nested, now
+from .graph import Attribute, Constant, Graph, Node, Use, Value, nested, nested_nodes, now
 from .kept import keep
 from .opset import LAST_OF_OLD_KERNELS, LOWEST_OPSET, OLD_KERNELS, OPSET
+from .suggestion import did_you_mean
 from .types import Container, DType, TensorType
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def lowest_opset(graph: Graph) -> int:
     For operators that runtimes know in an older version only, it is that version's if the other nodes are expressed in
     it.
     """
-    nodes = [node for part in nested(graph) for node in part.nodes]
+    nodes = list(nested_nodes(graph))
     if any(node.operator in OLD_KERNELS for node in nodes):
         old = max(_lowest_opset(node, LAST_OF_OLD_KERNELS) for node in nodes)
         if old == LAST_OF_OLD_KERNELS:
@@ -232,7 +232,8 @@ def _faults(node: Node, opset: int = OPSET) -> Iterator[str]:
     if schema is None and node.domain:
         return
     if schema is None:
-        yield f"ONNX's opset {opset} has no operator {node.operator}{_hint(node.operator, _operators())}"
+        hint = did_you_mean(node.operator, _operators(), spell=str)
+        yield f"ONNX's opset {opset} has no operator {node.operator}{hint}"
         return
     counts = schema.inputs.fault("input", len(node.inputs)), schema.outputs.fault("output", len(node.outputs))
     yield from filter(None, counts)
@@ -250,7 +251,7 @@ def _attribute_faults(node: Node, schema: _Schema) -> Iterator[str]:
     for name, attribute in node.attributes.items():
         kind, found = schema.attributes.get(name), _kind(attribute)
         if kind is None:
-            yield f"{node.operator} has no attribute {name}{_hint(name, schema.attributes)}"
+            yield f"{node.operator} has no attribute {name}{did_you_mean(name, schema.attributes, spell=str)}"
         elif found != kind and not (found == _EMPTY and kind.endswith("S")):
             yield f"its attribute {name} is {found}, and should be {kind}"
     for name in sorted(schema.required - node.attributes.keys()):
@@ -376,8 +377,3 @@ def _operators() -> frozenset[str]:
     return frozenset(
         schema.name for schema in defs.get_all_schemas() if not schema.domain and _schema(schema.name, OPSET)
     )
-
-
-def _hint(name: str, known: Mapping[str, object] | frozenset[str]) -> str:
-    near = get_close_matches(name, known, 1)
-    return f"; did you mean {near[0]}?" if near else ""

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol, final
 import numpy as np
 
 from ..ir.errors import UsageError
-from ..ir.graph import Graph, Node, nested
+from ..ir.graph import Graph, Node, nested, nested_nodes
 from ..targets import Target
 from .debug_counter import DebugCounter
 from .options import check_options
@@ -51,6 +51,15 @@ class PassResult:
     def changed(self) -> bool:
         """Whether the pass rewrote anything."""
         return any(self.counts.values())
+
+    @classmethod
+    def sum(cls, results: Sequence["PassResult"]) -> "PassResult":
+        """Add up what was counted, and list what was said; curves are left out, since each belongs to one training."""
+        counts: Counter[str] = Counter()
+        for result in results:
+            counts.update(result.counts)
+        misses = [miss for result in results for miss in result.misses]
+        return cls(counts, misses, [note for result in results for note in result.notes])
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,10 +308,9 @@ class Pass(ABC):
         """A sentence for each glob that selects what a LOSSY pass takes or spares, but matches nothing."""
         if self.effect is not Effect.LOSSY:  # presets hand globs on to passes that come too early or too late for them
             return []
-        nodes = (node for part in nested(graph) for node in part.nodes)
         return [
             f"no layer is called {glob}, which only= or skip= names; `planish inspect` lists what there is"
-            for glob in context.selection.unmatched(nodes)
+            for glob in context.selection.unmatched(nested_nodes(graph))
         ]
 
     @abstractmethod
@@ -321,11 +329,7 @@ class GraphwisePass(Pass):
     @final
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         """Call `run_on` on a graph and on all graphs inside its nodes, and add up the results."""
-        results = [self.run_on(part, context) for part in tuple(nested(graph))]
-        counts: Counter[str] = Counter()
-        for result in results:
-            counts.update(result.counts)
-        return PassResult(counts, [miss for result in results for miss in result.misses])
+        return PassResult.sum([self.run_on(part, context) for part in tuple(nested(graph))])
 
     @abstractmethod
     def run_on(self, graph: Graph, context: PassContext) -> PassResult:

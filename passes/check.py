@@ -9,7 +9,7 @@ from ..ir.graph import Graph
 from ..ir.numerics import Outputs, drift, is_close, is_float, largest_difference
 from .base import Effect, Feeds, Pass, PassContext
 from .probes import make_probes, run_edges, run_graph
-from .verification import EVERYTHING, Verification
+from .verification import DEFAULT, Verification
 from .yardstick import Yardstick
 
 
@@ -31,7 +31,7 @@ class NumericCheck:
         start: the source and its outputs on the probes.
     """
 
-    def __init__(self, source: Graph, probes: Sequence[Feeds], verification: Verification = EVERYTHING) -> None:
+    def __init__(self, source: Graph, probes: Sequence[Feeds], verification: Verification = DEFAULT) -> None:
         self.source = source
         self._tolerance = verification.tolerance
         self._inputs = _inputs(source)

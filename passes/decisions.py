@@ -7,14 +7,12 @@ on with the first one's answer. What comes out is continuous in the numbers agai
 asks something else.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from ..ir.graph import Constant, Graph, Node, Value
+from ..ir.graph import Constant, Graph, Node, Value, nested_nodes
 from ..ir.numerics import Outputs, flattened, is_float, scale_of
 from ..ir.operators import has_trait
 from ..ir.traits import Trait
@@ -48,15 +46,7 @@ def decides(node: Node) -> bool:
 
 def decisions(graph: Graph) -> tuple[Node, ...]:
     """The nodes of a graph, and of those inside it, that decide something."""
-    return tuple(node for node in _all_nodes(graph) if decides(node))
-
-
-def _all_nodes(graph: Graph) -> Iterator[Node]:
-    for node in graph.nodes:
-        yield node
-        yield from chain.from_iterable(
-            _all_nodes(inner) for inner in node.attributes.values() if isinstance(inner, Graph)
-        )
+    return tuple(node for node in nested_nodes(graph) if decides(node))
 
 
 class _Witness:

@@ -36,10 +36,7 @@ class Group(Pass):
             return results[-1].changed
 
         run_each((self,), context, run)
-        counts: dict[str, int] = {}
-        for name, count in (item for result in results for item in result.counts.items()):
-            counts[name] = counts.get(name, 0) + count
-        return PassResult(counts, [miss for result in results for miss in result.misses])
+        return PassResult.sum(results)
 
 
 def run_each(steps: Sequence[Pass], context: PassContext, run: Callable[[Pass, PassContext], bool]) -> bool:

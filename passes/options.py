@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from inspect import get_annotations
@@ -167,7 +167,7 @@ def check_options(step: Any) -> None:
             raise UsageError(f"option {option.name} of pass {step.name} {error}") from None
 
 
-def read_options(kind: type, name: str, given: dict[str, Any]) -> dict[str, Any]:
+def read_options(kind: type, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Read the values of options from texts, or from values already of the right type.
 
     Args:

@@ -31,7 +31,9 @@ def check_order(passes: Sequence[Pass], classes: Sequence[type[Pass]]) -> None:
     for index, step in enumerate(steps):
         late = [needed for needed in step.after if needed in names and needed not in names[:index]]
         if late:
-            raise UsageError(f"{step.name} must come after {', '.join(late)}, but the pipeline has it before")
+            raise UsageError(
+                f"{step.name} must come after {', '.join(late)}, but comes earlier in the pipeline: move it"
+            )
         for needed in sorted(step.needs - given.keys()):
             raise UsageError(f"{step.name} needs a graph that is {needed}, {_cure(step, needed, ended, classes)}")
         ended |= dict.fromkeys(step.destroys, step.name)
@@ -52,5 +54,5 @@ def _cure(step: Pass, needed: str, ended: dict[str, str], classes: Sequence[type
         return f"which it no longer is after {ended[needed]}: put {step.name} before {ended[needed]}"
     makers = sorted(kind.name for kind in classes if needed in kind.establishes)
     if not makers:
-        return "which no pass makes it"
+        return f"which no pass makes it: leave {step.name} out"
     return f"which {' or '.join(makers)} makes it: put {'that' if len(makers) == 1 else 'one of these'} before it"

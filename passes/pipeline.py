@@ -107,12 +107,12 @@ def make_passes(name: str, options: Mapping[str, Any], steps: tuple[Pass, ...] |
     if name in PRESETS:
         options = dict(options)
         passes = _without(name, options.pop("without", ()))
-        return (Group(steps=passes, **read_options(Group, name, dict(options))),) if options else passes
+        return (Group(steps=passes, **read_options(Group, name, options)),) if options else passes
     kind = find_pass(name)
-    values = read_options(kind, name, dict(options))
+    values = read_options(kind, name, options)
     if not issubclass(kind, Group):
         if steps is not None:
-            raise UsageError(f"pass {name} is not made of others, which stand in parentheses behind it")
+            raise UsageError(f"pass {name} takes no passes in parentheses: only groups do, as in fixpoint(cse,dce)")
         return (kind(**values),)
     if not steps:
         raise UsageError(f"{name} is made of other passes: write them behind it, as in {name}(cse,dce)")

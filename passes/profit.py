@@ -30,8 +30,8 @@ def slower(profile: Profiler, before: Graph, after: Graph) -> str:
     low, middle = np.quantile(new.rounds / old.rounds, (0.25, 0.5)).tolist()
     if low <= _NOISE or new.seconds - old.seconds <= _LEAST:
         return ""
-    times = f"{show_seconds(new.seconds)} where it took {show_seconds(old.seconds)}"
-    return f"one sample would take {times}, {middle:.2f} times as long, so that the model is left as it was"
+    times = f"{show_seconds(new.seconds)} instead of {show_seconds(old.seconds)}"
+    return f"one sample would take {times}, {middle:.2f} times as long, so the model was left as it was"
 
 
 def _is_faster(rounds: np.ndarray) -> bool:
@@ -44,7 +44,7 @@ def slower_layers(profile: Profiler, before: Graph, after: Graph) -> Mapping[str
     """The layers that take longer in a graph than in the one before, and how long, by the modules of their nodes."""
     old, new = profile([before, after], wholes=False)
     return {
-        name: f"{show_seconds(new.modules[name])} where it took {show_seconds(seconds)}"
+        name: f"{show_seconds(new.modules[name])} instead of {show_seconds(seconds)}"
         for name, seconds in old.modules.items()
         if new.modules.get(name, 0.0) > seconds + _LEAST_OF_A_LAYER
     }

@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import numpy as np
 from ..ir.arrays import read_arrays, restored
 from ..ir.drafts import beside, put
 from ..ir.errors import CheckError, ModelError, PassError, PlanishError, UsageError
+from ..ir.extras import installed_version
 from ..ir.files import RefusedFileError, fit_name, open_regular, writing
 from ..ir.graph import Graph
 from ..ir.storage import load, save
@@ -32,7 +32,7 @@ from .base import Feeds, PassContext
 from .manager import PassManager
 from .pipeline import parse_pipeline
 from .probes import make_probes
-from .verification import EVERYTHING, Verification
+from .verification import DEFAULT, Verification
 
 _DESCRIPTION, _GRAPH, _DATA, _PROBES = "reproducer.json", "graph.planish", "calibration.npz", "probes.npz"
 _LABELS = "labels.npz"
@@ -74,7 +74,7 @@ class Reproducer:
     error: str = ""
     backend: str = ""
     machine: Target | None = None
-    verification: Verification = EVERYTHING
+    verification: Verification = DEFAULT
     probes: Sequence[Feeds] = ()
     labels: Sequence[Any] = ()
     metric: str = ""
@@ -112,6 +112,7 @@ class Reproducer:
         Raises:
             UsageError: the folder holds something else, the disk is full, or nothing may be written there.
         """
+        versions = {name: found for name in _PACKAGES if (found := installed_version(name))}
         description = {
             "pipeline": self.pipeline,
             "target": self.target,
@@ -122,7 +123,7 @@ class Reproducer:
             "timed": self.timed,
             "folder": self.folder,
             "verify": str(self.verification),
-            "versions": {"python": platform.python_version(), **dict(filter(all, map(_version, _PACKAGES)))},
+            "versions": {"python": platform.python_version(), **versions},
         }
         folder = folder.resolve()
         if folder.exists() and not is_reproducer(str(folder)) and (not folder.is_dir() or any(folder.iterdir())):
@@ -286,10 +287,3 @@ def symptom(error: str) -> str:
     The text names the exception or the check, with the pass and mostly the operator.
     """
     return _END.split(error, maxsplit=1)[0]
-
-
-def _version(package: str) -> tuple[str, str]:
-    try:
-        return package, version(package)
-    except PackageNotFoundError:
-        return package, ""

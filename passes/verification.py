@@ -56,7 +56,7 @@ class Verification:
     def __str__(self) -> str:
         """The text that `of` reads."""
         settings = {key: getattr(self, key) for key in options_of(type(self)) if key != "level"}
-        changed = {key: value for key, value in settings.items() if value != getattr(EVERYTHING, key)}
+        changed = {key: value for key, value in settings.items() if value != getattr(DEFAULT, key)}
         return ",".join([self.level, *(f"{key}={format_value(value)}" for key, value in changed.items())])
 
     @property
@@ -65,7 +65,7 @@ class Verification:
         return Tolerance(self.rtol, self.atol)
 
 
-EVERYTHING = Verification()
+DEFAULT = Verification()
 """What is checked unless somebody asks for less, or for more."""
 
 

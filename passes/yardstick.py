@@ -33,6 +33,7 @@ class Yardstick:
         self.graph = graph
         self.probes = probes
         self.outputs = outputs
+        self._nudges: dict[int, Sequence[Outputs]] = {}
 
     @cached_property
     def decides(self) -> bool:
@@ -74,10 +75,6 @@ class Yardstick:
         if number not in self._nudges:
             self._nudges[number] = [self._run_nudged(number, seed) for seed in range(2)]
         return self._nudges[number]
-
-    @cached_property
-    def _nudges(self) -> dict[int, Sequence[Outputs]]:
-        return {}
 
     def _run_nudged(self, number: int, seed: int) -> Outputs:
         import torch  # listing the passes must not import it

@@ -21,6 +21,10 @@ class Int8:
     operators: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
     dynamic_operators: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
 
+    def profitable_operators(self, *, static: bool) -> frozenset[str]:
+        """The operators that pay off in integers, with ranges fixed beforehand or found at run time."""
+        return _on_any(self.operators if static else self.dynamic_operators)
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -53,3 +57,26 @@ class Target:
     fused: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
     bfloat16: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
     weights: Mapping[int, Mapping[str, frozenset[str]]] = field(default_factory=dict[int, Mapping[str, frozenset[str]]])
+
+    @property
+    def bfloat16_operators(self) -> frozenset[str]:
+        """The operators whose products are faster in bfloat16 than in float32."""
+        return _on_any(self.bfloat16)
+
+    def weight_operators(self, bits: int) -> frozenset[str]:
+        """The operators whose products are faster with constant weights in so many bits than in float32."""
+        return _on_any(self.weights.get(bits, {}))
+
+    @property
+    def lacks_int8(self) -> str:
+        """Why nothing is computed in 8-bit integers where `int8` is None."""
+        return f"8-bit kernels were not measured on {self.name}"
+
+    def lacks_weights(self, bits: int) -> str:
+        """Why no weights are stored in so many bits where `weight_operators` has none."""
+        return f"products with weights in {bits} bits were not measured on {self.name}"
+
+
+def _on_any(by_backend: Mapping[str, frozenset[str]]) -> frozenset[str]:
+    """The operators that pay off on some backend: which one the graph is lowered to is chosen later."""
+    return frozenset[str]().union(*by_backend.values())

@@ -7,7 +7,7 @@ before kernels are looked for, and a missing kernel is reported for the part. So
 import re
 from collections.abc import Callable
 
-from ...ir.graph import Constant, Graph, Node, Value, nested
+from ...ir.graph import Constant, Graph, Node, Value, nested_nodes
 from ...ir.text import format_attribute
 
 _READ_BYTES = 1 << 16
@@ -26,8 +26,8 @@ def diagnosis(graph: Graph, name: Callable[[Node], str], fault: Callable[[Graph]
         The explanation; empty if every node can be run by itself.
     """
     tried: set[str] = set()
-    nodes = (node for part in nested(graph) for node in part.nodes)
-    for node in sorted(nodes, key=lambda node: bool(node.graphs)):  # what is at fault inside of a loop is named first
+    # what is at fault inside of a loop is named first
+    for node in sorted(nested_nodes(graph), key=lambda node: bool(node.graphs)):
         kind = _kind(node)
         if kind in tried:
             continue

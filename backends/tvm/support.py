@@ -147,7 +147,7 @@ def _is_half(node: Node) -> bool:
         not node.graphs
         and not _moves(node)
         and node.operator not in _ROUNDING
-        and any(value is not None and value.dtype in (DType.float16, DType.bfloat16) for value in node.inputs)
+        and any(value is not None and value.dtype.is_half for value in node.inputs)
     )
 
 

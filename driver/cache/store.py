@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ...ir.cache_folder import cache_folder
-from ...ir.drafts import beside, sweep
+from ...ir.drafts import replacing, sweep
 from ...ir.errors import UsageError
 from ...ir.files import writing
 from ...passes import units
@@ -72,10 +72,8 @@ class Store:
         name = found.hexdigest()
         path = self._object(name)
         if not _touched(path):
-            with _draft(path) as draft:
-                with draft.open("wb") as file:
-                    file.writelines(blocks)
-                draft.replace(path)
+            with _replacing(path) as draft, draft.open("wb") as file:
+                file.writelines(blocks)
         return name
 
     def get(self, name: str) -> np.ndarray | None:
@@ -110,9 +108,8 @@ class Store:
         """
         text = json.dumps(record)
         path = self._record(kind, key)
-        with _draft(path) as draft:
+        with _replacing(path) as draft:
             draft.write_text(json.dumps({"sha256": _digest(text), "record": text}), encoding="utf-8")
-            draft.replace(path)
 
     def read(self, kind: str, key: str) -> Any:
         """The record of a key; None if there is no whole one."""
@@ -185,12 +182,12 @@ def parse_size(text: str, name: str) -> float:
 
 
 @contextmanager
-def _draft(path: Path) -> Generator[Path]:
-    """A draft that may be moved to a path; it is erased afterwards where it wasn't."""
+def _replacing(path: Path) -> Generator[Path]:
+    """A draft that takes a file's place at the end; the file's folder is made where it isn't there."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with beside(path) as folder, writing(path):
-        yield folder / path.name
+    with replacing(path) as draft:
+        yield draft
 
 
 def _touched(path: Path) -> bool:

@@ -12,7 +12,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from ...ir.blocks import blocks
-from ...ir.drafts import beside
+from ...ir.drafts import replacing
 from ...ir.errors import UsageError
 from ...ir.files import writing
 from ...ir.graph import Graph
@@ -134,6 +134,5 @@ def _read(path: Path) -> Arrays | None:
 def _write(path: Path, arrays: Arrays) -> None:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with beside(path) as draft:
-            np.savez(draft / "arrays.npz", *arrays)
-            (draft / "arrays.npz").replace(path)
+    with replacing(path) as draft:
+        np.savez(draft, *arrays)

@@ -21,7 +21,7 @@ def verdict(manifest: Mapping[str, Any], measurements: Mapping[str, Any]) -> str
     speed = "as fast and" if speed == "the same" else f"{speed} and"
     drop = measurements["metric_drop"]
     if drop is None:
-        quality = "what that does to its metric was not evaluated"
+        quality = "its metric was not evaluated"
     elif abs(drop) < 5e-5:
         quality = f"{measurements['metric']} stays {built['metric']:.4f}"
     else:
@@ -55,7 +55,7 @@ def unchecked(manifest: Mapping[str, Any], measurements: Mapping[str, Any]) -> I
     if measurements["metric"] is None:
         yield "No metric was evaluated: the recipe names no evaluation data with labels."
     elif measurements["metric_drop_interval"] is None:
-        yield "How far the metric's drop may be chance is not known: there are too few batches to draw from."
+        yield "The metric's drop has no confidence interval: there are too few batches to resample."
     if measurements["metric"] is not None and recipe.get("budget", {}).get("metric_drop") is None:
         yield "No budget says how far the metric may fall."
     if data.get("calibration") is None:
@@ -67,16 +67,19 @@ def unchecked(manifest: Mapping[str, Any], measurements: Mapping[str, Any]) -> I
     if measurements["speedup"] is None:
         yield "It was built for another machine than the one at hand: it was neither run nor measured."
     if recipe.get("backend") not in ("auto", None):
-        yield f"Other backends than {recipe['backend']} were not tried: the recipe names it."
+        yield f"Only {recipe['backend']} was tried: the recipe names it."
     lossy = Effect.LOSSY.value
     if measurements["metric"] is not None and any(row["effect"] not in (None, lossy) for row in measurements["passes"]):
-        yield "The metric was evaluated of the artifact and after passes that may lose some of it, not after others."
+        yield "The metric was evaluated for the artifact and after lossy passes, not after other passes."
     threads = measurements["threads"]
     yield (
         f"Latency is that of one sample with {'1 thread' if threads == 1 else f'{threads} threads'} on the machine of "
         "the build; other sizes, threads and machines were not measured, nor was the memory that a run takes."
     )
-    yield "A build measures neither sensitivity and error of layers nor time of single kernels nor worst examples."
+    yield (
+        "A build doesn't measure the sensitivity and error of layers, the time of single kernels, or the worst "
+        "examples."
+    )
 
 
 def reproduction(manifest: Mapping[str, Any]) -> tuple[str, str]:

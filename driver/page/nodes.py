@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from ...ir.analysis.cost import Sizes, elements, flops, nbytes, parameters
-from ...ir.graph import Constant, Graph, Node, Value, nested
+from ...ir.graph import Constant, Graph, Node, Value, nested_nodes
 from ...ir.types import DType
 
 _LONGEST = 120
@@ -84,7 +84,7 @@ class NodeRows:
         first_reads: set[Constant] = set()
         zeros, self._zeros = self._zeros, {}
         made: dict[str, tuple[int, Row]] = {}
-        for node in (node for part in nested(graph) for node in part.nodes):
+        for node in nested_nodes(graph):
             name = node.outputs[0].name
             held = [value for value in node.inputs if isinstance(value, Constant)]
             new = [value for value in dict.fromkeys(held) if value not in first_reads]

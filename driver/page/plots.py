@@ -9,6 +9,9 @@ import numpy as np
 
 from ...passes.units import show_seconds
 
+_MOST_PARTS = 5
+"""The most parts that the marks on an axis divide it into."""
+
 
 @dataclass(frozen=True, slots=True)
 class Axis:
@@ -26,9 +29,9 @@ class Axis:
         """The place of a number, in per cent."""
         return round(100 * (value - self.low) / (self.high - self.low or 1), 3)
 
-    def ticks(self, most: int = 5) -> list[float]:
+    def ticks(self) -> list[float]:
         """Round numbers on the axis."""
-        width = (self.high - self.low) / most
+        width = (self.high - self.low) / _MOST_PARTS
         if not width > 0 or not math.isfinite(width):
             return [self.low]
         power = 10.0 ** math.floor(math.log10(width))

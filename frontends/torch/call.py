@@ -101,7 +101,7 @@ class Call:
             return f"{reason}\nThe module's code computes with that number: leave the dimension fixed, or use x.shape"
         if isinstance(error, _DATA_DEPENDENT) or "'Sym" in reason:  # a number of torch's where Python has its own
             return (
-                f"{reason}\nMake its forward free of data-dependent Python control flow (torch.where, torch.cond), "
+                f"{reason}\nReplace data-dependent Python control flow in its forward with torch.where or torch.cond, "
                 "or give the model as ONNX"
             )
         return reason

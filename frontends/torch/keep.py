@@ -51,5 +51,6 @@ def _check_defaults(op: Lowering, overload: Any, attributes: Mapping[str, Any]) 
         if argument.has_default_value() and argument.name not in attributes and defaults.get(argument.name) != expected:
             found = defaults.get(argument.name)
             raise ModelError(
-                f"{op.location}: {overload} has {argument.name} = {default} by default, and its meaning has {found}"
+                f"{op.location}: the default of {argument.name} is {default} in {overload}, but {found} in the "
+                "operator registered for it: make them equal"
             )

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..dims import Dim, evaluate
 from ..errors import ModelError
-from ..graph import Constant, Graph, Node, nested
+from ..graph import Constant, Graph, Node, nested, nested_nodes
 from ..operators import has_trait
 from ..traits import Trait
 from ..types import DType, TensorType
@@ -87,7 +87,7 @@ def summarize(graph: Graph, symbols: Sizes = None) -> Cost:
 
 def by_operator(graph: Graph) -> dict[str, int]:
     """How many nodes of each operator there are, most frequent first."""
-    return dict(Counter(node.operator for part in nested(graph) for node in part.nodes).most_common())
+    return dict(Counter(node.operator for node in nested_nodes(graph)).most_common())
 
 
 def by_module(graph: Graph, depth: int, symbols: Sizes = None) -> dict[str, Cost]:
@@ -98,7 +98,7 @@ def by_module(graph: Graph, depth: int, symbols: Sizes = None) -> dict[str, Cost
     nodes: defaultdict[str, list[Node]] = defaultdict(list)
     constants: defaultdict[str, list[Constant]] = defaultdict(list)
     seen: set[Constant] = set()
-    for node in (node for part in nested(graph) for node in part.nodes):
+    for node in nested_nodes(graph):
         module = _truncate(node.location.module, depth)
         nodes[module].append(node)
         new = dict.fromkeys(value for value in node.inputs if isinstance(value, Constant) and value not in seen)

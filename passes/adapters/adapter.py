@@ -13,11 +13,11 @@ import numpy as np
 
 from ...ir.builder import Builder
 from ...ir.graph import Constant, Graph, Location, Node, Value
+from ...ir.unused import drop_unused
+from ..lowrank.matrix import TURNS, WINDOW
 
 DOWN, UP = ".lora_A", ".lora_B"
 """What the names of an adapter's two layers end with."""
-_WINDOW = ("auto_pad", "dilations", "kernel_shape", "pads", "strides")
-_TURNS = ("transA", "transBatchA", "transBatchB")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def layer_sizes(node: Node) -> tuple[int, int] | None:
     weight = node.input(1)
     if weight is None or node.domain or node.location.module.endswith((DOWN, UP)) or not _is_held(weight):
         return None
-    if any(node.attributes.get(name) for name in _TURNS) or not weight.type.is_static:
+    if any(node.attributes.get(name) for name in TURNS) or not weight.type.is_static:
         return None
     if node.operator == "Conv" and node.attributes.get("group", 1) == 1:
         return int(np.prod(weight.type.static_shape[1:])), weight.type.static_shape[0]
@@ -139,7 +139,7 @@ def add_adapter(graph: Graph, node: Node, down: np.ndarray, up: np.ndarray, scal
         for weight, part in zip(stored(node, down, up), (DOWN, UP), strict=True)
     )
     if node.operator == "Conv":
-        window = {key: value for key, value in node.attributes.items() if key in _WINDOW}
+        window = {key: value for key, value in node.attributes.items() if key in WINDOW}
         narrow, multiply = op.Conv(x, first, **window), op.Conv
     else:
         narrow, multiply = op.MatMul(x, first), op.MatMul
@@ -193,6 +193,4 @@ def remove_adapter(graph: Graph, adapter: Adapter) -> None:
         assert node is not None
         held = [value for value in node.inputs if isinstance(value, Constant)]
         graph.erase(node)
-        for constant in held:
-            if not constant.use_count and not graph.is_output(constant):
-                graph.erase_constant(constant)
+        drop_unused(graph, held)

@@ -40,7 +40,8 @@ class LoraLoading(Pass):
             sizes = (len(weights.down), weights.up.shape[1])
             if sizes != layers[node]:
                 raise ModelError(
-                    f"{folder}: the adapter for {name} is for {sizes} numbers, its layer has {layers[node]}"
+                    f"{folder}: the adapter for {name} fits a layer of (inputs, outputs) {sizes}, but the model's has "
+                    f"{layers[node]}: load an adapter of this model"
                 )
             if context.selects(node) and context.applies("adapter", node):
                 add_adapter(graph, node, weights.down, weights.up, weights.scale, name)

@@ -52,12 +52,15 @@ class Lora(Pass):
                 misses.append(f"{node.location}: it has an adapter")
             elif self.rank > min(sizes):
                 misses.append(
-                    f"{node.location}: a rank of {self.rank} is more than its {sizes[0]} x {sizes[1]} weight has"
+                    f"{node.location}: rank={self.rank} is more than its {sizes[0]} x {sizes[1]} weight can have: "
+                    f"give {min(sizes)} at most"
                 )
             elif readers[node.operand(1)] > 1:
                 misses.append(f"{node.location}: other layers have the same weight")
             elif self.start == "pissa" and matrix_of(node) is None:
-                misses.append(f"{node.location}: its weight is no constant in float, of which pissa could take a part")
+                misses.append(
+                    f"{node.location}: its weight is not a float constant, which start=pissa has to decompose"
+                )
             elif context.applies("adapter", node):
                 self._adapt(graph, node, sizes, generator)
                 count += 1

@@ -44,9 +44,9 @@ def _fault(adapter: Adapter) -> str:
     if not all(isinstance(weight, Constant) for weight in adapter.weights):
         return "its adapter's weights are inputs of the model"
     if matrix_of(adapter.layer) is None:
-        return "its weight is no constant in float: merge after cleanup, and before the model is quantized"
+        return "its weight is not a float constant: merge after cleanup, and before the model is quantized"
     if adapter.layer.operand(0) is not adapter.narrow.operand(0):
-        return "its adapter reads something else than it does"
+        return "its adapter and the layer itself read different values"
     return ""
 
 

@@ -108,7 +108,7 @@ def match_layers(layers: Sequence[Node], names: Sequence[str], folder: Path) -> 
         nodes = [node for it in alike for node in named[it]]
         if len(nodes) != 1:
             which = f"{len(nodes)} layers" if nodes else "no layer with a weight"
-            raise ModelError(f"{folder} has an adapter for {name}, and the model {which} of that name")
+            raise ModelError(f"{folder} has an adapter for {name}, but the model has {which} of that name")
         found[name] = nodes[0]
     return found
 

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from ...ir.graph import Attribute, Constant, Graph, Node
+from ...ir.graph import Constant, Graph, Node
+from ...ir.shape_values import hashable
 from ...ir.types import TensorType
 from ..base import Effect, GraphwisePass, PassContext, PassResult
 from .randomness import is_random
@@ -74,11 +75,5 @@ def _memory(data: np.ndarray) -> Hashable:
 
 def _kind(node: Node) -> Hashable:
     """What equal nodes share beside their inputs; a size that only data tells may have a name of its own in each."""
-    attributes = tuple([(name, _hashable(value)) for name, value in sorted(node.attributes.items())])
+    attributes = tuple([(name, hashable(value)) for name, value in sorted(node.attributes.items())])
     return node.operator, attributes, tuple([output.type for output in node.outputs])
-
-
-def _hashable(attribute: Attribute) -> Hashable:
-    return (
-        (str(attribute.dtype), attribute.shape, attribute.tobytes()) if isinstance(attribute, np.ndarray) else attribute
-    )

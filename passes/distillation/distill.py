@@ -109,9 +109,9 @@ class Distillation(Training):
         return loss + self.feature_weight * compare_features(features, got, wanted) if features else loss
 
     def _learned(self) -> str:
-        which = self.teacher or "the one that this build began with"
-        hint = "" if self.teacher else "; `teacher` names another one"
-        return f"the model gives what its teacher gives, {which}{hint}"
+        which = self.teacher or "the model that this build began with"
+        hint = "" if self.teacher else "; name another one with teacher=MODEL"
+        return f"the outputs are already those of the teacher, {which}{hint}"
 
 
 def _temperature(graph: Graph, judge: Judge) -> float:

@@ -66,7 +66,10 @@ def _apart(got: "Tensor", wanted: "Tensor") -> "Tensor":
     if got.shape != wanted.shape:
         maps = [tensor.square().mean(1 if tensor.ndim == 4 else -1) for tensor in (got, wanted)]
         if maps[0].shape != maps[1].shape or maps[0].ndim < 2:
-            raise ModelError(f"a feature is {list(got.shape)} of the student and {list(wanted.shape)} of the teacher")
+            raise ModelError(
+                f"distill: a feature has the shape {list(got.shape)} in the student, but {list(wanted.shape)} in the "
+                "teacher: pair features that differ in their channels alone"
+            )
         got, wanted = (it / it.flatten(1).norm(dim=1).clamp_min(_LEAST).view(-1, *[1] * (it.ndim - 1)) for it in maps)
     return (got - wanted).square().sum() / wanted.square().sum().clamp_min(_LEAST)
 

@@ -48,7 +48,8 @@ def aligned(teacher: Graph, student: Graph, pairs: Sequence[tuple[str, str]] = (
 def _match(what: str, teacher: list[str], student: list[str]) -> None:
     if len(teacher) != len(student):
         raise UsageError(
-            f"distill: the teacher has the {what} {', '.join(teacher)}, and the model {', '.join(student)}"
+            f"distill: the teacher has the {what} {', '.join(teacher)}, but the model has {', '.join(student)}: "
+            "both need the same number"
         )
 
 
@@ -59,4 +60,6 @@ def _compare(name: str, teacher: TensorType, student: TensorType) -> None:
         is_alike = teacher.rank == student.rank
         is_alike &= all(one == other for one, other in dims if isinstance(one, int) and isinstance(other, int))
     if not is_alike:
-        raise UsageError(f"distill: {name!r} is {teacher} of the teacher, and {student} of the model")
+        raise UsageError(
+            f"distill: {name!r} is {teacher} in the teacher, but {student} in the model: types and shapes must agree"
+        )

@@ -80,12 +80,12 @@ def _mask_objection(match: Match) -> str:
         return "a mask has fewer than two axes, or isn't broadcast to the scores"
     chosen_by = match.values["seen"] or match.values["closed"]
     if match.values["fill"] is None:
-        return "" if chosen_by is None else "its weights are chosen, not its scores"
+        return "" if chosen_by is None else "the mask is applied to the weights after the softmax, not to the scores"
     fill = match.data("fill")
     if fill.size != 1 or float(fill.reshape(-1)[0]) > -DType.of(fill.dtype).largest:
-        return "scores that aren't seen aren't the lowest number"
+        return "masked scores aren't the lowest number of their type or -inf"
     if np.isneginf(fill).all() and not _is_guarded(match) and not _opens_every_row(match):
-        return "a row may be masked altogether: its softmax is NaN, and in Attention zeros"
+        return "a row may be masked altogether, where the softmax gives NaN, but Attention gives zeros"
     return ""
 
 
@@ -184,7 +184,7 @@ def _is_open(match: Match) -> str:
 def _is_causal(match: Match) -> str:
     forbidden = _forbidden(match)
     if forbidden is None or forbidden.shape[-2] != forbidden.shape[-1]:
-        return "the mask is more than a square of what may be looked at"
+        return "the mask isn't square, or holds numbers other than 0 and the lowest"
     causal = ~np.tri(forbidden.shape[-1], dtype=bool)
     return "" if np.array_equal(forbidden, np.broadcast_to(causal, forbidden.shape)) else "the mask isn't causal"
 
@@ -204,7 +204,7 @@ def _grouped(
 def _is_grouped(match: Match) -> str:
     pairs = zip((match["k"], match["v"]), match.root.inputs[1:3], strict=True)
     is_grouped = all(many is not None and _repeats(one, many) for one, many in pairs)
-    return "" if is_grouped else "keys or values aren't heads that are each repeated for a group of queries"
+    return "" if is_grouped else "keys or values aren't repeated head by head, as in grouped-query attention"
 
 
 def _repeats(one: Value, many: Value) -> bool:

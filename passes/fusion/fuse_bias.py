@@ -9,31 +9,18 @@ from ...ir.builder import Builder
 from ...ir.graph import Value
 from ..base import Effect
 from ..rewrite import Match, RewritePass, RewriteRule
-
-
-def _per_channel(match: Match, name: str) -> np.ndarray | None:
-    """A constant that is broadcast along everything but the channels, as a vector of them; None if it isn't one."""
-    data = match.constant(name)
-    weight = match.constant("w")
-    rank = match["x"].type.rank
-    if data is None or weight is None or data.ndim > rank:
-        return None
-    padded = data.reshape((1,) * (rank - data.ndim) + data.shape)
-    channels = weight.shape[0]
-    if any(size != 1 for axis, size in enumerate(padded.shape) if axis != 1) or padded.shape[1] not in (1, channels):
-        return None
-    return np.broadcast_to(padded.reshape(-1), (channels,))
+from .channel_constant import per_channel
 
 
 def _check_conv(match: Match) -> str:
     if match.values["b"] is not None and match.constant("b") is None:
         return "its bias is not constant"
-    return "" if _per_channel(match, "c") is not None else "the other operand is not a constant of channels"
+    return "" if per_channel(match, "w") is not None else "the other operand is not a constant of channels"
 
 
 def _conv(op: Builder, match: Match) -> Value:
     """The convolution with the scale or bias `c` in its weights."""
-    node, weight, bias, change = match.nodes[-1], match.data("w"), match.constant("b"), _per_channel(match, "c")
+    node, weight, bias, change = match.nodes[-1], match.data("w"), match.constant("b"), per_channel(match, "w")
     assert change is not None  # _check_conv
     bias = np.zeros(weight.shape[0], weight.dtype) if bias is None else bias
     if match.root.operator == "Add":

@@ -9,6 +9,7 @@ from ...ir.builder import Builder
 from ...ir.graph import Value
 from ..base import Effect
 from ..rewrite import Match, RewritePass, RewriteRule
+from .channel_constant import per_channel
 
 
 def _check(match: Match) -> str:
@@ -40,26 +41,15 @@ def _group_norm(op: Builder, match: Match) -> Value:
     return op.GroupNormalization(x, scale, bias, num_groups=groups, epsilon=epsilon)
 
 
-def _of_channels(match: Match) -> np.ndarray | None:
-    """The constant `c` as one number for each channel; None if it isn't that."""
-    data, scale, rank = match.constant("c"), match.constant("scale"), match["x"].type.rank
-    if data is None or scale is None or data.ndim > rank:
-        return None
-    padded = data.reshape((1,) * (rank - data.ndim) + data.shape)
-    if padded.size not in (1, scale.size) or padded.size != padded.shape[1]:
-        return None
-    return np.broadcast_to(padded.reshape(-1), scale.shape)
-
-
 def _is_affine(match: Match) -> str:
-    if match.constant("bias") is None or _of_channels(match) is None:
+    if match.constant("bias") is None or per_channel(match, "scale") is None:
         return "the other operand is not a constant of channels"
     return ""
 
 
 def _affine(op: Builder, match: Match) -> Value:
     """The same normalisation with the scale or bias `c` merged into its own."""
-    node, change, scale, bias = match.nodes[-1], _of_channels(match), match.data("scale"), match.data("bias")
+    node, change, scale, bias = match.nodes[-1], per_channel(match, "scale"), match.data("scale"), match.data("bias")
     assert change is not None  # _is_affine
     if match.root.operator == "Add":
         return op(

@@ -39,21 +39,20 @@ def known_size(value: Value, axis: int) -> int:
     """
     size = value.shape[axis]
     if not isinstance(size, int):
-        raise RefusedError(f"a size that it is spelled out by, {size}, is known at run time alone")
+        raise RefusedError(f"rewriting it in simpler operators takes the size {size}, which is known only at run time")
     return size
 
 
-def axes_from(node: Node, value: Value, default: int = -1) -> tuple[int, ...]:
+def axes_from(node: Node, value: Value) -> tuple[int, ...]:
     """The axes from the node's `axis` to the last, which are what normalizations normalize over."""
     rank = value.type.rank
-    return tuple(range(attribute(node, "axis", default) % rank, rank))
+    return tuple(range(attribute(node, "axis", -1) % rank, rank))
 
 
 def widened(op: Builder, node: Node) -> tuple[Value, ...]:
     """A node on half-precision floats, computed in float32 and rounded once, at the end."""
-    halves = (DType.float16, DType.bfloat16)
     inputs = [
-        op.Cast(value, to=DType.float32) if value is not None and value.dtype in halves else value
+        op.Cast(value, to=DType.float32) if value is not None and value.dtype.is_half else value
         for value in node.inputs
     ]
     made = op(node.operator, *inputs, outputs=len(node.outputs), **node.attributes)

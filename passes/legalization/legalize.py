@@ -147,5 +147,5 @@ def _foreign(node: Node, support: Support) -> str:
     if not node.domain or node.domain in support.domains or node.operator in support.expanded:
         return ""
     if node.domain != "aten":
-        return "it is of another domain, and nothing says how it is spelled out"
+        return "it isn't a standard operator, and has no expansion into standard ones: register one"
     return "ONNX has no counterpart of it; write it in other operators, or compute it outside of the model"

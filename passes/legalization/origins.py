@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ...ir.graph import Graph, Node, nested
+from ...ir.graph import Graph, Node, nested_nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Origins:
     @classmethod
     def of(cls, graph: Graph) -> "Origins":
         operators: dict[str, dict[str, None]] = {}
-        for node in (node for part in nested(graph) for node in part.nodes):
+        for node in nested_nodes(graph):
             operators.setdefault(str(node.location), {})[node.operator] = None
         return cls({place: list(names) for place, names in operators.items()})
 

@@ -88,8 +88,8 @@ class Factorization(Pass):
         if (self.flops or self.parameters) and not context.calibration:
             goal = "flops" if self.flops else "parameters"
             raise UsageError(
-                f"{self.name}{{{goal}=...}} takes from the layers that the outputs lose least by, for which it needs "
-                f"calibration data; {self.name}{{ratio=...}} takes as much from every layer"
+                f"{self.name}{{{goal}=...}} needs calibration data to find the layers that matter least to the "
+                f"outputs: give some, or {self.name}{{ratio=...}}, which takes as much from every layer"
             )
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
@@ -140,7 +140,7 @@ class Factorization(Pass):
             if node in inputs or not fitted
         ]
         misses = [
-            f"{node.location}: it reads nothing in the calibration data, or what is not finite"
+            f"{node.location}: its input in the calibration data is empty, or not finite"
             for node in matrices
             if fitted and node not in inputs
         ]
@@ -181,7 +181,7 @@ class Factorization(Pass):
         slow = slower_layers(profile, whole, copy)
         names = {node: node.outputs[0].name for node in cuts if node.operator != "Gather"}
         misses = [
-            f"{node.location}: in two layers of rank {cuts[node].rank} it would take {slow[name]}"
+            f"{node.location}: as two layers of rank {cuts[node].rank} it would take {slow[name]}"
             for node, name in names.items()
             if name in slow
         ]
@@ -225,11 +225,11 @@ class Factorization(Pass):
             cut, (rows, columns) = cuts.get(layer.node), layer.matrix.shape
             most = (1 if self.rank or self.ratio else 1 - _LEAST_GAIN) * rows * columns / (rows + columns)
             if cut is None:
-                misses.append(f"{layer.node.location}: it stays whole, {self._why()}")
+                misses.append(f"{layer.node.location}: it stays whole, since {self._why()}")
             elif cut.rank >= most:
                 misses.append(
-                    f"{layer.node.location}: rank {cut.rank} of its {rows} x {columns} weight saves no time, "
-                    f"for that it takes less than {most:.0f}"
+                    f"{layer.node.location}: rank {cut.rank} of its {rows} x {columns} weight saves no time: "
+                    f"only ranks below {most:.0f} do"
                 )
             elif context.applies("split", layer.node):
                 layer.split(graph, cut)
@@ -238,9 +238,9 @@ class Factorization(Pass):
 
     def _why(self) -> str:
         if self.flops or self.parameters:
-            return "others give what was asked for at less loss"
+            return "other layers save what was asked for at less loss"
         bound, least = f"no rank keeps the outputs within {self.max_drop:g} %", f"{100 * _LEAST_SAVED:g} %"
-        return f"{bound}, others save more for it, or all together would save less than {least} of the model"
+        return f"{bound}, other layers save more for that loss, or all layers would save less than {least} of the model"
 
 
 def _flops(layer: "_Layer", context: PassContext) -> int:

@@ -7,16 +7,19 @@ from ...ir.graph import Constant, Graph, Node, Value
 from ...ir.numerics import is_float
 from ...ir.operators import has_trait
 from ...ir.traits import Trait
+from ...ir.unused import drop_unused
 from ..added_bias import added_bias
 
-_WINDOW = ("auto_pad", "dilations", "kernel_shape", "pads", "strides")
-_TURNS = ("transA", "transBatchA", "transBatchB")
+WINDOW = ("auto_pad", "dilations", "kernel_shape", "pads", "strides")
+"""The attributes that say what a convolution does to its window."""
+TURNS = ("transA", "transBatchA", "transBatchB")
+"""The attributes by which a product rearranges the axes of its left factor, or those of batches."""
 
 
 def read_matrix(node: Node) -> np.ndarray | None:
     """A view of the weight of shape [inputs, outputs]; None where the node is no such layer."""
     weight = node.constant(1)
-    if weight is None or isinstance(node.input(0), Constant) or any(node.attributes.get(name) for name in _TURNS):
+    if weight is None or isinstance(node.input(0), Constant) or any(node.attributes.get(name) for name in TURNS):
         return None
     if node.operator == "Conv" and node.attributes.get("group", 1) == 1 and set(weight.shape[2:]) == {1}:
         return weight.reshape(weight.shape[:2]).T
@@ -79,8 +82,8 @@ def add_to_bias(graph: Graph, node: Node, place: tuple[Node, int], shift: np.nda
     assert old is None or isinstance(old, Constant)
     shifted = (shift if old is None else old.data + shift).astype(weight.data.dtype)
     graph.set_input(holder, index, graph.add_constant(shifted, f"{weight.name}_bias" if old is None else old.name))
-    if old is not None and not old.use_count and not graph.is_output(old):
-        graph.erase_constant(old)
+    if old is not None:
+        drop_unused(graph, [old])
 
 
 def split_node(graph: Graph, node: Node, first: np.ndarray, second: np.ndarray) -> None:
@@ -100,8 +103,8 @@ def split_node(graph: Graph, node: Node, first: np.ndarray, second: np.ndarray) 
     assert isinstance(old, Constant)
     op = Builder(graph, before=node, location=node.location)
     if node.operator == "Conv":
-        window = {name: value for name, value in node.attributes.items() if name in _WINDOW}
-        node.attributes = {name: value for name, value in node.attributes.items() if name not in _WINDOW}
+        window = {name: value for name, value in node.attributes.items() if name in WINDOW}
+        node.attributes = {name: value for name, value in node.attributes.items() if name not in WINDOW}
         narrow = op.Conv(x, op.constant(_as_stored(first, node, old), f"{old.name}_in"), **window)
     elif node.operator == "Gemm":
         turned = node.attributes.get("transB")
@@ -110,8 +113,7 @@ def split_node(graph: Graph, node: Node, first: np.ndarray, second: np.ndarray) 
         narrow = op.MatMul(x, op.constant(first.astype(old.data.dtype), f"{old.name}_in"))
     graph.set_input(node, 0, narrow)
     graph.set_input(node, 1, op.constant(_as_stored(second, node, old), f"{old.name}_out"))
-    if not old.use_count and not graph.is_output(old):
-        graph.erase_constant(old)
+    drop_unused(graph, [old])
 
 
 def split_table(graph: Graph, node: Node, first: np.ndarray, second: np.ndarray, exact: np.ndarray) -> None:
@@ -149,8 +151,7 @@ def split_table(graph: Graph, node: Node, first: np.ndarray, second: np.ndarray,
     graph.replace_uses(node.output, wide)
     graph.erase(node)
     graph.rename(wide, name)
-    if not old.use_count and not graph.is_output(old):
-        graph.erase_constant(old)
+    drop_unused(graph, [old])
 
 
 def _as_stored(matrix: np.ndarray, node: Node, old: Constant) -> np.ndarray:

@@ -17,7 +17,7 @@ from ..judge import Judge, Verdict, divided
 from ..profit import named
 from ..quantization.calibrate import first_batches, first_batches_of
 from ..quantization.image_means import pool_image_means
-from ..quantization.quantize import Quantize, profitable_operators, static_layers
+from ..quantization.quantize import Quantize, static_layers
 from ..selection import Selection
 from ..units import show_seconds
 from .rounding import Losses, Rounding, name_of
@@ -73,15 +73,16 @@ class MixedQuantization(Pass):
         first_batches(context, 1)
         if context.profile is None:
             raise UsageError(
-                f"{self.name} chooses by what layers take, and ONNX Runtime alone tells, on the machine at hand: say "
-                "`backend: onnxruntime` in the recipe, --lower-to onnxruntime, or backend='onnxruntime' from Python"
+                f"{self.name} needs the latency of each layer, which only ONNX Runtime reports, for the machine at "
+                "hand: say `backend: onnxruntime` in the recipe, --lower-to onnxruntime, or backend='onnxruntime' from "
+                "Python"
             )
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         self.require(context)
         int8, profile = context.target.int8, context.profile
         if int8 is None or profile is None:
-            return PassResult(misses=[f"8-bit kernels were not measured on {context.target.name}"])
+            return PassResult(misses=[context.target.lacks_int8])
         mixing = _Mixing(self, graph, context, int8)
         if not mixing.layers:
             return PassResult(misses=mixing.misses)
@@ -98,7 +99,7 @@ class _Mixing:
 
     def __init__(self, options: MixedQuantization, graph: Graph, context: PassContext, int8: Int8) -> None:
         self._options, self._context, self._int8 = options, context, int8
-        self._operators = profitable_operators(int8, static=True)
+        self._operators = int8.profitable_operators(static=True)
         enough = len(first_batches_of(context.calibration, options.samples))
         self._fit, held_out, labelled = divided(context, enough)
         self._is_metric = labelled is not None
@@ -138,7 +139,7 @@ class _Mixing:
             measured = [*measured[:2], measured[1]]
         if _ratio(measured[2], measured[0]) >= 1:
             floats, mix = (show_seconds(measured[place].seconds) for place in (0, 2))
-            reason = f"float alone takes {floats}, and the fastest mix of int8 and float that was found {mix}"
+            reason = f"float alone takes {floats}, and the fastest mix of int8 and float takes {mix}"
             return PassResult(misses=[*self.misses, reason])
         counts = self._quantized(graph, choice.layers)
         left = self._everything - choice.layers
@@ -244,8 +245,8 @@ class _Mixing:
         cost = show_seconds(max(times.cost(name), 0.0))
         operator = rounding.layers[name].node.operator
         return (
-            f"{self._places[name]}: {operator} stays in float, which costs {cost}: alone in int8, it would make "
-            f"{100 * share:.1f} % of the loss of all"
+            f"{self._places[name]}: {operator} stays in float, which costs {cost}: in int8, it alone would lose "
+            f"{100 * share:.1f} % of what all layers in int8 lose"
         )
 
     def _lost(self, choice: Choice, full: Verdict) -> str:
@@ -302,6 +303,7 @@ def _ratio(one: Profile, other: Profile) -> float:
 def _compared(predicted: float, in_float: Profile, in_int8: Profile, mix: Profile) -> str:
     int8, mixed, ratio = _ratio(in_float, in_int8), _ratio(in_float, mix), _ratio(mix, in_int8)
     return (
-        f"float takes {show_seconds(in_float.seconds)}, int8 {show_seconds(in_int8.seconds)} ({int8:.2f}x), the mix "
-        f"{show_seconds(mix.seconds)} ({mixed:.2f}x), {ratio:.3f} times int8's, where {predicted:.3f} was predicted"
+        f"float takes {show_seconds(in_float.seconds)}, int8 {show_seconds(in_int8.seconds)} ({int8:.2f}x as fast), "
+        f"and the mix {show_seconds(mix.seconds)} ({mixed:.2f}x as fast): {ratio:.3f} times int8's latency, where "
+        f"{predicted:.3f} was predicted"
     )

@@ -100,9 +100,9 @@ class Search:
         """Why nothing is quantized."""
         if self._failed is None:
             whole, none = (show_seconds(it) for it in (self.times.whole, self.times.predict(frozenset())))
-            return f"no mix of int8 and float is faster than float alone, which takes {none}, where int8 takes {whole}"
-        drops = f"{full.drop:.3g} % with all in int8, and {self._failed.drop:.3g} % with the last that was tried"
-        return f"no choice of layers keeps the drop within {self.max_drop:g} %: it is {drops}"
+            return f"no mix of int8 and float is faster than float alone, which takes {none}, while int8 takes {whole}"
+        drops = f"{full.drop:.3g} % with all layers in int8, and {self._failed.drop:.3g} % with the last choice tried"
+        return f"no choice of layers keeps the drop within {self.max_drop:g} %: it is {drops}; raise max_drop"
 
     def _choice(self, times: Times, budget: float) -> Choice:
         layers = allocate(times, self.losses, budget)

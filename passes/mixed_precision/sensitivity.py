@@ -20,7 +20,7 @@ from ..base import Feeds, PassContext
 from ..gradients import DRAWS, Gradients
 from ..measures import LossKind
 from ..quantization.plan import make_plan
-from .rounding import Losses, Rounding
+from .rounding import Losses, Rounding, name_of
 
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
@@ -54,8 +54,8 @@ class Sensitivities:
         """How they were found, in a sentence."""
         outcome = ", so all were measured" if self.are_exact else ""
         return (
-            f"sensitivities by one backward pass, held to those of {self.checked} layers that were quantized alone: "
-            f"rank correlation {self.correlation:.2f}, measured {self.factor:.2g} times the estimate{outcome}"
+            f"sensitivities were estimated by one backward pass and checked on {self.checked} layers quantized alone: "
+            f"rank correlation {self.correlation:.2f}, measured losses {self.factor:.2g} times the estimates{outcome}"
         )
 
 
@@ -165,9 +165,7 @@ def _with_sites(rounding: Rounding) -> tuple[Graph, list[_Site]]:
     graph = rounding.graph.clone()
     layers = rounding.layers_of(graph)
     plan = make_plan(graph, layers, rounding.operators)
-    sites = [
-        _Site(layer.node.outputs[0].name, True, layer.node.outputs[0].name, layer.node.outputs[0]) for layer in layers
-    ]
+    sites = [_Site(name_of(layer.node), True, name_of(layer.node), layer.node.outputs[0]) for layer in layers]
     for value, uses in plan.reads.items():
         read = value
         if value not in plan.returned:

@@ -169,7 +169,7 @@ def rank_by_loss(group: "ChannelGroup", observed: Observations) -> Ranking | Non
         None where a layer is not understood, or wasn't seen to read anything.
     """
     readings: list[_Reading] = []
-    for node, _ in dict.fromkeys((node, None) for node, _ in group.consumers):
+    for node in dict.fromkeys(node for node, _ in group.consumers):
         layer = reader(node)
         place = None if layer is None else _member(group, layer.x, layer.axis)
         if layer is None or place is None or (layer.x, layer.axis) not in observed.inputs:

@@ -40,11 +40,13 @@ class Plan:
         removals: the groups, and which of their channels go.
         misses: why the channels of other groups stay.
         notes: what was measured.
+        fitted: the batches that the layers which are left are fitted to.
     """
 
     removals: "Sequence[tuple[ChannelGroup, np.ndarray]]"
     misses: Sequence[str]
     notes: Sequence[str]
+    fitted: Sequence[Feeds]
 
 
 @dataclass(frozen=True)
@@ -130,8 +132,7 @@ class ChannelPruning(Pass):
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         plan = self.plan(graph, context)
-        fitted = enough_to_fit(graph, divided(context)[0])
-        fits = self._remove(graph, plan.removals, fitted, context) if plan.removals else 0
+        fits = self._remove(graph, plan.removals, plan.fitted, context) if plan.removals else 0
         channels = sum(len(channels) for _, channels in plan.removals)
         return PassResult({"groups": len(plan.removals), "channels": channels, "fits": fits}, plan.misses, plan.notes)
 
@@ -178,7 +179,7 @@ class ChannelPruning(Pass):
                 left.append(f"{_layers(group)}: the {group.size} channels stay, {self._why(step)}")
             elif context.applies("prune", *(node for node, _ in group.producers)):
                 removals.append((group, ranking.order[: counts[number]]))
-        return Plan(removals, [*left, *misses], notes)
+        return Plan(removals, [*left, *misses], notes, fitted)
 
     # -- which
 
@@ -236,10 +237,13 @@ class ChannelPruning(Pass):
 
     def _why(self, step: int) -> str:
         if self.ratio:
-            return f"because ratio {self.ratio:g} takes less than half of {step} of them"
+            return f"because ratio={self.ratio:g} rounds to none of them in steps of {step}: give a larger ratio"
         if self.flops or self.speedup:
-            return "because others lose less for what they save"
-        return f"because no fewer keep the outputs within {self.max_drop:g} %, or others lose less for what they save"
+            return "because other layers lose less for what they save"
+        return (
+            f"because fewer would lose more than {self.max_drop:g} % on held-out data, or other layers lose less for "
+            "what they save"
+        )
 
     def _judge(self, graph: Graph, held_out: Sequence[Feeds], labelled: Labelled | None) -> Judge | None:
         """The judge of what is lost; None without data. It takes some of them where no bound has to be kept."""

@@ -10,6 +10,7 @@ from ...ir.dims import Dim
 from ...ir.graph import Attribute, Constant, Graph, Node, Value
 from ...ir.operators import has_trait
 from ...ir.traits import Trait
+from ...ir.unused import drop_unused
 
 if TYPE_CHECKING:  # networkx and scipy come with it, which listing the passes must not import
     from ...ir.analysis.channels import ChannelGroup
@@ -178,5 +179,5 @@ def _replace_ints(graph: Graph, node: Node, index: int, numbers: Sequence[Dim]) 
     old = node.input(index)
     name = old.name if isinstance(old, Constant) else "sizes"
     graph.set_input(node, index, graph.add_constant(np.asarray(numbers, dtype=np.int64), name))
-    if isinstance(old, Constant) and not old.use_count and not graph.is_output(old):
-        graph.erase_constant(old)
+    if isinstance(old, Constant):
+        drop_unused(graph, [old])

@@ -10,7 +10,7 @@ from ...ir.errors import UsageError
 from ...ir.graph import Value
 from ..base import Feeds, PassContext
 from ..judge import Reference
-from .clipping import EVERYTHING, STEPS, Bounds
+from .clipping import STEPS, UNBOUNDED, Bounds
 from .observers import Observer
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class Calibration:
         """Take a tensor into account."""
         if value in self._watched:
             array, bounds = tensor.numpy(), self._bounds[value]
-            self._watched[value].update(array if bounds == EVERYTHING else array.clip(*bounds), self._counts[batch])
+            self._watched[value].update(array if bounds == UNBOUNDED else array.clip(*bounds), self._counts[batch])
 
     @property
     def found(self) -> dict[Value, Calibrated]:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...ir.graph import Constant, Graph, Node, Value
-from .layers import Layer, drop_unused
+from ...ir.unused import drop_unused
+from .layers import Layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +109,15 @@ def _constants(node: Node, size: int, indices: Sequence[int], axis: int = 0) -> 
             continue
         rank = value.type.rank
         if not isinstance(value, Constant) or not value.dtype.is_float or rank < 1 or value.shape[axis] != size:
-            return f"a weight of {node.operator} in {node.location} doesn't run along them"
+            layer = f"{node.operator} in {node.location}"
+            return f"{layer} has a weight or bias that isn't a float constant along the channels"
         places.append(Place(node, index, axis % rank))
     return ChannelSource(tuple(places), np.arange(size))
 
 
 def _norm(node: Node, size: int) -> ChannelSource | str:
     if node.attributes.get("axis", -1) not in (-1, node.outputs[0].type.rank - 1):
-        return f"{node.operator} normalizes more than they"
+        return f"they come from {node.operator}, which normalizes over more than the last axis"
     return _constants(node, size, (1, 2), -1)
 
 
@@ -141,7 +143,7 @@ def _sum(node: Node, size: int) -> ChannelSource | str:
             if isinstance(found, str) or isinstance(bias, str):
                 return found if isinstance(found, str) else bias
             if bias.places and not np.array_equal(found.channels, bias.channels):
-                return "a bias is added to repeated ones"
+                return "they are repeated before a bias is added"
             return ChannelSource((*found.places, *bias.places), found.channels)
     return "they come from a sum"
 
@@ -168,9 +170,9 @@ def _attention(node: Node, size: int) -> ChannelSource | str:
     value = node.operand(2)
     heads, shared = (node.attributes.get(name) for name in ("q_num_heads", "kv_num_heads"))
     if not isinstance(heads, int) or not isinstance(shared, int) or value.type.rank != 3 or node.input(5) is not None:
-        return "the heads of attention lie along an axis of their own, or values are kept"
+        return "attention has its heads on an axis of their own, or reads past values"
     if len(node.outputs) > 1 and any(output.use_count or is_returned(output) for output in node.outputs[1:]):
-        return "attention returns more"
+        return "other results of attention are read as well"
     found, width = _before(node, 2), size // heads
     if isinstance(found, str):
         return found

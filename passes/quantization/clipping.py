@@ -6,7 +6,7 @@ from math import inf
 from ...ir.graph import Graph, Node, Value
 
 Bounds = tuple[float, float]
-EVERYTHING = (-inf, inf)
+UNBOUNDED = (-inf, inf)
 """Bounds that bound nothing."""
 
 STEPS = 255
@@ -15,7 +15,7 @@ STEPS = 255
 
 def clipping_range(readers: Iterable[Node]) -> Bounds:
     """The range outside of which none of a value's readers sees a difference; unbounded where nobody reads it."""
-    bounds = [bounds_of(node) for node in readers] or [EVERYTHING]
+    bounds = [bounds_of(node) for node in readers] or [UNBOUNDED]
     return min(low for low, _ in bounds), max(high for _, high in bounds)
 
 
@@ -37,7 +37,7 @@ def bounds_of(node: Node) -> Bounds:
             slope, offset = node.attributes.get("alpha", 0.2), node.attributes.get("beta", 0.5)
             return -offset / slope, (1 - offset) / slope
         case _:
-            return EVERYTHING
+            return UNBOUNDED
 
 
 def widen(range: Bounds, bounds: Bounds) -> Bounds:

@@ -16,13 +16,14 @@ import numpy as np
 
 from ...ir.graph import Constant, Graph, Node, Value
 from ...ir.quantization import LARGEST_BIAS
+from ...ir.unused import drop_unused
 from ..added_bias import added_bias
 from ..base import Feeds, PassContext
 from ..judge import Reference
 from ..legalization.expansions.integers import MATMUL_NBITS
 from .calibrate import show
-from .clipping import EVERYTHING, Bounds, seen_of
-from .layers import Layer, drop_unused
+from .clipping import UNBOUNDED, Bounds, seen_of
+from .layers import Layer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +51,7 @@ class _Means:
 
     @classmethod
     def of(cls, value: Value, tensor: "Tensor", bounds: Bounds) -> Self:
-        if bounds == EVERYTHING:
+        if bounds == UNBOUNDED:
             means = _means(value, tensor)
             return cls(means, means.new_ones(means.shape))
         low, high = bounds

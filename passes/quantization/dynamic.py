@@ -13,9 +13,10 @@ from ...ir.builder import Builder
 from ...ir.graph import Constant, Graph, Value
 from ...ir.quantization import IntegerWeight, quantize_weight
 from ...ir.types import DType
+from ...ir.unused import drop_unused
 from ..legalization.expansions.integers import ROW_QUANTIZER
 from .embeddings import Lookup, integer_rows
-from .layers import Layer, WeightKey, drop_unused, float_inputs, held_integers, tied_bits
+from .layers import Layer, WeightKey, float_inputs, held_integers, tied_bits
 
 
 def quantize_dynamically(

@@ -11,8 +11,8 @@ from ...ir.builder import Builder
 from ...ir.graph import Constant, Graph, Node, Use, Value
 from ...ir.quantization import quantize_weight
 from ...ir.types import DType
+from ...ir.unused import drop_unused
 from ..base import PassContext
-from .layers import drop_unused
 
 Lookup = Callable[[Builder, Value], Value]
 """What adds the operators that give the rows of a quantized table at some places."""

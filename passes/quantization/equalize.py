@@ -17,12 +17,13 @@ from ...ir.builder import Builder
 from ...ir.graph import Constant, Graph, Node, Value
 from ...ir.quantization import QuantParams, quantize_weight
 from ...ir.types import DType
+from ...ir.unused import drop_unused
 from ...targets import Int8
 from ..base import Feeds, PassContext
 from ..judge import Reference
 from ..probes import first_samples
 from .calibrate import See, show
-from .layers import Layer, drop_unused
+from .layers import Layer
 from .plan import Plan
 from .scale_groups import ScaleGroup, Source, scale_groups
 

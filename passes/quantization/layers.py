@@ -1,6 +1,6 @@
 """Which layers can compute in integers, or with integer weights, and why the others can't."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,7 +69,7 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class SelectedLayers:
     """The layers to quantize, and a sentence for each one that stays in float."""
 
     layers: Sequence[Layer]
@@ -78,7 +78,7 @@ class Selection:
 
 def select_layers(
     graph: Graph, operators: frozenset[str], context: PassContext, rewrite: str = "quantize", stays: str = "in float"
-) -> Selection:
+) -> SelectedLayers:
     """Sort a graph's layers by whether they can be quantized.
 
     Args:
@@ -99,7 +99,7 @@ def select_layers(
             layers.append(_layer(node))
     if not layers and not misses:
         misses.append("none of the layers that are selected multiplies by weights")
-    return Selection(layers, misses)
+    return SelectedLayers(layers, misses)
 
 
 def _layer(node: Node) -> Layer:
@@ -169,14 +169,3 @@ def held_integers(op: Builder, integers: np.ndarray, bits: int, name: str) -> Va
     if bits > 4:
         return op.constant(integers, name)
     return op.Cast(op.constant(integers.astype(DType.int4.numpy, order="C"), name), to=DType.int8)
-
-
-def drop_unused(graph: Graph, values: Iterable[Value]) -> None:
-    """Erase the constants, and the Transposes listed before them, that nobody reads any more."""
-    for value in dict.fromkeys(values):
-        if value.use_count or graph.is_output(value):
-            continue
-        if isinstance(value, Constant):
-            graph.erase_constant(value)
-        elif value.producer is not None:
-            graph.erase(value.producer)

@@ -82,7 +82,8 @@ def unstretched(
         if stretch > 1:
             misses.append(
                 f"{layer.node.location}: {layer.node.operator} stays in float: a few samples of the calibration "
-                f"data reach {stretch:.0f} times as far as half of them, and 8 bits don't hold both"
+                f"data hold numbers {stretch:.0f} times as large as the median sample's, and 8 bits can't represent "
+                "both"
             )
         else:
             kept.append(layer)

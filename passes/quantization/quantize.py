@@ -26,7 +26,7 @@ from .embeddings import Lookup, quantize_embeddings
 from .equalize import Equalization
 from .given_grid import given_grid
 from .image_means import pool_image_means
-from .layers import Layer, Selection, WeightKey, select_layers
+from .layers import Layer, SelectedLayers, WeightKey, select_layers
 from .logarithms import before_logarithms
 from .losses import last_batches, losses
 from .observed import Observed, unstretched
@@ -129,9 +129,9 @@ class Quantize(Pass):
     def foresee(self, graph: Graph, context: PassContext) -> PassResult:
         is_static, int8 = self.scheme == "int8", context.target.int8
         if self.scheme in _WEIGHT_BITS:
-            operators = _union(context.target.weights.get(self._block_scheme().stored_bits, {}))
+            operators = context.target.weight_operators(self._block_scheme().stored_bits)
         else:
-            operators = frozenset() if int8 is None else profitable_operators(int8, static=is_static)
+            operators = frozenset() if int8 is None else int8.profitable_operators(static=is_static)
         selection = (static_layers if is_static else select_layers)(graph, operators, context)
         return PassResult({"layers": len(selection.layers)}, selection.misses)
 
@@ -149,7 +149,7 @@ class Quantize(Pass):
         if not reason:
             return found
         graph.become(before)
-        return PassResult(misses=[f"{reason}; if_slower=keep (--if-slower keep) takes it for its size"])
+        return PassResult(misses=[f"{reason}; if_slower=keep (--if-slower keep) quantizes it anyway, for its size"])
 
     def _draw(self, graph: Graph, context: PassContext) -> PassResult:
         """Quantize a graph that is only timed: with the ranges of a few samples, and without what lowers errors."""
@@ -161,10 +161,10 @@ class Quantize(Pass):
     def _run_in_integers(self, graph: Graph, context: PassContext) -> PassResult:
         int8 = context.target.int8
         if int8 is None:
-            return PassResult(misses=[f"8-bit kernels were not measured on {context.target.name}"])
+            return PassResult(misses=[context.target.lacks_int8])
         int8 = replace(int8, weight_bits=min(self.weight_bits, int8.weight_bits))
         static = self.scheme == "int8"
-        profitable = profitable_operators(int8, static=static)
+        profitable = int8.profitable_operators(static=static)
         counts = {"means": pool_image_means(graph)} if "GlobalAveragePool" in profitable else {}
         selection = static_layers(graph, profitable, context) if static else select_layers(graph, profitable, context)
         counts["layers"] = len(selection.layers)
@@ -179,10 +179,9 @@ class Quantize(Pass):
 
     def _run_on_weights(self, graph: Graph, context: PassContext) -> PassResult:
         scheme = self._block_scheme()
-        profitable = _union(context.target.weights.get(scheme.stored_bits, {}))
+        profitable = context.target.weight_operators(scheme.stored_bits)
         if not profitable:
-            bits, name = scheme.stored_bits, context.target.name
-            return PassResult(misses=[f"products with weights in {bits} bits were not measured on {name}"])
+            return PassResult(misses=[context.target.lacks_weights(scheme.stored_bits)])
         selection = select_layers(graph, profitable, context)
         sharing: dict[WeightKey, list[Layer]] = {}
         for layer in selection.layers:
@@ -373,12 +372,7 @@ def _rounded(weight: np.ndarray, scheme: BlockScheme) -> BlockWeight:
     return given_grid(weight, scheme) or BlockWeight.over(weight, scheme)
 
 
-def profitable_operators(int8: Int8, *, static: bool) -> frozenset[str]:
-    """The operators that pay off in integers, with ranges fixed beforehand or found at run time."""
-    return _union(int8.operators if static else int8.dynamic_operators)
-
-
-def static_layers(graph: Graph, operators: frozenset[str], context: PassContext) -> Selection:
+def static_layers(graph: Graph, operators: frozenset[str], context: PassContext) -> SelectedLayers:
     """The layers whose activations can have ranges fixed beforehand, with a sentence for each of the others.
 
     Layers whose results reach a logarithm are left out.
@@ -390,9 +384,5 @@ def static_layers(graph: Graph, operators: frozenset[str], context: PassContext)
         for layer in selection.layers
         if layer.node in barred
     ]
-    return Selection([layer for layer in selection.layers if layer.node not in barred], [*selection.misses, *misses])
-
-
-def _union(by_backend: Mapping[str, frozenset[str]]) -> frozenset[str]:
-    """The operators that pay off on some backend: which one the graph is lowered to is chosen later."""
-    return frozenset[str]().union(*by_backend.values())
+    layers = [layer for layer in selection.layers if layer.node not in barred]
+    return SelectedLayers(layers, [*selection.misses, *misses])

@@ -20,12 +20,12 @@ import numpy as np
 
 from ...ir.graph import Constant, Graph, Node
 from ...ir.quantization import LARGEST_BIAS, quantize_weight
+from ...ir.unused import drop_unused
 from ..base import Feeds, PassContext
 from ..judge import ONE_IN
 from ..walk import walk
 from ..windows import windows
 from .gptq import compensation, round_in_order
-from .layers import drop_unused
 from .sweep import shares
 
 if TYPE_CHECKING:  # listing the passes must not import torch

@@ -10,8 +10,8 @@ from ...ir.operators import has_trait
 from ...ir.quantization import quantize_weight
 from ...ir.traits import Trait
 from ...ir.types import DType
+from ...ir.unused import drop_unused
 from ..base import PassContext
-from .layers import drop_unused
 
 _WEIGHTS = (1, 2)
 """The inputs of RNN, GRU and LSTM that are weights: of the input and of the state, `[directions, rows, K]`."""

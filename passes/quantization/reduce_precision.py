@@ -7,9 +7,9 @@ from typing import ClassVar, Literal
 from ...ir.builder import Builder
 from ...ir.graph import Constant, Graph, Location, Node, Value
 from ...ir.types import DType
+from ...ir.unused import drop_unused
 from ..base import Effect, GraphwisePass, PassContext, PassResult
 from ..legalization.expansions.attention import is_plain
-from .layers import drop_unused
 
 _FACTORS = {"Attention": 3, "Conv": 2, "Gemm": 2, "MatMul": 2}
 """How many of an operator's inputs are multiplied."""
@@ -42,7 +42,7 @@ class PrecisionReduction(GraphwisePass):
     dtype: Literal["bfloat16"] = "bfloat16"
 
     def run_on(self, graph: Graph, context: PassContext) -> PassResult:
-        operators = frozenset[str]().union(*context.target.bfloat16.values())
+        operators = context.target.bfloat16_operators
         if not operators:
             return PassResult(
                 misses=[f"nothing is reduced: {context.target.name} has no fast products of {self.dtype}"]

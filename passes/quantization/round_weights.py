@@ -61,10 +61,9 @@ class WeightRounding(Pass):
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         self.require(context)
         stored_bits = BlockScheme(self.bits, self.block).stored_bits
-        profitable = frozenset[str]().union(*context.target.weights.get(stored_bits, {}).values())
+        profitable = context.target.weight_operators(stored_bits)
         if not profitable:
-            name = context.target.name
-            return PassResult(misses=[f"products with weights in {stored_bits} bits were not measured on {name}"])
+            return PassResult(misses=[context.target.lacks_weights(stored_bits)])
         counts: Counter[str] = Counter()
         selection = select_layers(graph, profitable, context)
         rounded: dict[WeightKey, BlockWeight] = {}

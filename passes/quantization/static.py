@@ -13,8 +13,9 @@ import numpy as np
 from ...ir.builder import Builder
 from ...ir.graph import Constant, Graph, Location, Node, Value
 from ...ir.quantization import LARGEST_BIAS, IntegerWeight, QuantParams, quantize_weight
+from ...ir.unused import drop_unused
 from .embeddings import Lookup, integer_rows
-from .layers import Layer, WeightKey, drop_unused, float_inputs, held_integers, tied_bits
+from .layers import Layer, WeightKey, float_inputs, held_integers, tied_bits
 from .plan import Plan
 
 

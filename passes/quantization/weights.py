@@ -8,9 +8,10 @@ from ...ir.block_weight import BlockWeight
 from ...ir.builder import Builder
 from ...ir.graph import Constant, Graph, Value
 from ...ir.types import DType
+from ...ir.unused import drop_unused
 from ..legalization.expansions.integers import MATMUL_NBITS
 from .embeddings import Lookup
-from .layers import Layer, WeightKey, drop_unused, float_inputs
+from .layers import Layer, WeightKey, float_inputs
 
 _ACCURACY = 4
 """MatMulNBits' level that lets a runtime round activations to 8 bits, block by block: little beside 4 bits of weights.

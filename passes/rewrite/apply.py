@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from ...ir.builder import Builder, Operand
 from ...ir.errors import CheckError, UsageError
-from ...ir.graph import Constant, Graph, Location, Node, Value, nested
+from ...ir.graph import Constant, Graph, Location, Node, Value, nested, nested_nodes
 from ...ir.operators import has_trait
 from ...ir.traits import Trait
 from ..base import Pass, PassContext, PassResult
@@ -82,7 +82,7 @@ class _Driver:
 
     def misses(self) -> tuple[str, ...]:
         """Why checks refused what is left, in the order of the graph."""
-        nodes = (node for part in nested(self._parts[0]) for node in part.nodes) if self._misses else ()
+        nodes = nested_nodes(self._parts[0]) if self._misses else ()
         return tuple(dict.fromkeys(miss for node in nodes for miss in self._misses.get(node, ())))
 
     def _find(self, node: Node) -> tuple[RewriteRule, Match] | None:

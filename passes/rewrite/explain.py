@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from ...ir.graph import Graph, Node, nested
+from ...ir.graph import Graph, Node, nested_nodes
 from .match import DIFFERENCES, FURTHEST, Bindings, complete, extent, find_matches, nodes_in, search
 from .matched import Match
 from .pattern import Application, Pattern, Result, choices
@@ -66,7 +66,7 @@ def explain(graph: Graph, rules: Iterable[RewriteRule], most: int = MOST) -> tup
     groups: defaultdict[str, list[RewriteRule]] = defaultdict(list)
     for rule in rules:
         groups[rule.name].append(rule)
-    nodes = [node for part in nested(graph) for node in part.nodes]
+    nodes = list(nested_nodes(graph))
     matches = {name: [match for node in nodes for match in _matches(group, node)] for name, group in groups.items()}
     matched = _Sets(match.nodes for found in matches.values() for match in found)
     explanations: list[Explanation] = []

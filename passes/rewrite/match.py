@@ -130,7 +130,7 @@ def complete(rule: RewriteRule, found: Bindings) -> Match | str:
     found = {key: () if isinstance(key, Rest) else None for key in rule.bound} | found
     place = _place(root.owner, nodes, results, found)
     if place is None:
-        return "there is no place after all that it reads and before all that read its results"
+        return "no position in the graph comes after all of its inputs and before all readers of its results"
     return Match(
         root,
         nodes,
@@ -147,7 +147,7 @@ def _outsider(value: Value, nodes: Sequence[Node]) -> str:
     for node in (use.node for use in value.uses if use.node not in nodes):
         return f"{node.operator} at {node.location}"
     producer = value.producer
-    return "whoever runs the graph" if producer and producer.owner.is_output(value) else ""
+    return "the caller, as an output of the graph" if producer and producer.owner.is_output(value) else ""
 
 
 def _place(graph: Graph, nodes: Sequence[Node], results: Sequence[Value], found: Bindings) -> Node | None:

@@ -11,6 +11,7 @@ from ...ir.errors import UsageError
 from ...ir.graph import Graph
 from ...ir.operators import has_trait
 from ...ir.traits import Trait
+from ...ir.unused import drop_unused
 from ..base import Effect, Feeds, Pass, PassContext, PassResult
 from ..judge import Judge, divided
 from ..quantization.layers import Layer, select_layers
@@ -69,7 +70,7 @@ class Sparsification(Pass):
     def require(self, context: PassContext) -> None:
         pattern = Pattern.of(self.pattern)
         if self.sparsity and pattern.sparsity:
-            raise UsageError(f"pattern {self.pattern} of pass {self.name} fixes the sparsity: leave it out")
+            raise UsageError(f"pattern={self.pattern} of pass {self.name} fixes the sparsity: leave sparsity= out")
         if self.method in ("wanda", "sparsegpt"):
             require_calibration(self.name, context)
         if not (context.calibration or self.sparsity or pattern.sparsity):
@@ -194,5 +195,4 @@ def _replace(graph: Graph, layers: Sequence[Layer], weights: Mapping[Layer, np.n
         if layer in weights:
             name, data = layer.weight.name, np.ascontiguousarray(layer.laid_out(weights[layer]))
             graph.set_input(layer.node, 1, graph.add_constant(data, name))
-            if not layer.weight.use_count and not graph.is_output(layer.weight):
-                graph.erase_constant(layer.weight)
+            drop_unused(graph, [layer.weight])

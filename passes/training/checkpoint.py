@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...ir.drafts import beside
+from ...ir.drafts import replacing
 from ...ir.errors import ModelError
 from ...ir.files import writing
 
@@ -89,10 +89,9 @@ class Checkpoint:
         told = {"key": self._key, "verdicts": state.verdicts, "steps": state.steps, "losses": state.losses}
         with writing(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with beside(self._path) as draft:
-                tensors = {name: tensor.contiguous() for name, tensor in state.tensors.items()}
-                save_file(tensors, draft / "state", {"planish": json.dumps(told)})
-                (draft / "state").replace(self._path)
+        with replacing(self._path) as draft:
+            tensors = {name: tensor.contiguous() for name, tensor in state.tensors.items()}
+            save_file(tensors, draft, {"planish": json.dumps(told)})
         now = time.monotonic()
         self._next = now + max(SECONDS, _SHARE * (now - start))
 

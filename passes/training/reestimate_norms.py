@@ -65,18 +65,18 @@ class NormReestimation(Pass):
 
 def _told(before: Verdict, after: Verdict) -> str:
     return (
-        f"the loss is {after.loss:.3g} and was {before.loss:.3g}, and {after.drop:z.3g} % are lost and were "
-        f"{before.drop:z.3g} %"
+        f"the loss is {after.loss:.3g} with {after.drop:z.3g} % lost, against {before.loss:.3g} with "
+        f"{before.drop:z.3g} % before"
     )
 
 
 def _fault(node: Node) -> str:
     """Why a normalization keeps its statistics; empty where it doesn't."""
     if node.attributes.get("training_mode"):
-        return "it is in training, and has those of each batch"
+        return "it is in training mode, and normalizes by the statistics of each batch"
     held = [node.input(place) for place in (3, 4)]
     if not all(isinstance(value, Constant) and value.use_count == 1 for value in held):
-        return "its statistics are no constants of its own"
+        return "its statistics aren't constants, or another node reads them too"
     return ""
 
 

@@ -125,9 +125,9 @@ class Training(Pass):
         pieces = divide(student, context.calibration, _labels(context))
         held_out = range(len(pieces) - 1, -1, -_HELD_OUT)
         task = self._task(graph, student, [pieces[place] for place in held_out], context)
-        told = [format_pass(self), *(weight.name for weight in weights), str(context.seed)]
+        identity = [format_pass(self), *(weight.name for weight in weights), str(context.seed)]
         graphs = [graph, student, *([] if task.teacher is None else [task.teacher])]
-        key = _key(told, graphs, pieces) if context.checkpoints is not None else ""
+        key = _key(identity, graphs, pieces) if context.checkpoints is not None else ""
         coarse = {it.floats for it in roundings if it.limits[1] - it.limits[0] < _COARSE}
         pruned = [it for it in weights if it not in coarse and _is_pruned(it)]
         checkpoint = Checkpoint(context.checkpoints, key)
@@ -144,7 +144,7 @@ class Training(Pass):
         checkpoint.erase()
         curve = [float(np.mean(part)) for part in np.array_split(climb.losses, _CURVE) if part.size]
         if climb.best is climb.first:
-            return PassResult(misses=[f"training made nothing better on held-out data, {told}"], curve=curve)
+            return PassResult(misses=[f"training made nothing better on held-out data: {told}"], curve=curve)
         climb.finish()
         for scale in scales:
             scale.settle(student)
@@ -152,7 +152,7 @@ class Training(Pass):
         arrays |= {rounding.constant.name: rounding.integers() for rounding in roundings}
         for weight in unpacked:
             arrays |= weight.packed(arrays[weight.codes.name])
-        return PassResult({"weights": _copy_arrays(arrays, graph)}, notes=[told], curve=curve)
+        return PassResult({"weights": _copy_arrays(arrays, graph)}, notes=[f"on held-out data {told}"], curve=curve)
 
     @abstractmethod
     def _task(self, graph: Graph, student: Graph, judging: Sequence[Piece], context: PassContext) -> Task:
@@ -201,7 +201,7 @@ class Training(Pass):
             )
             raise CheckError(f"{self.name}: the loss is no longer a number {remedy}")
         return (
-            f"where the loss is {best.loss:.3g} and was {first.loss:.3g}, with {_lost(best)} after {_lost(first)} "
+            f"the loss is {best.loss:.3g} with {_lost(best)}, against {first.loss:.3g} with {_lost(first)} before "
             f"(rate {rate:g}, {len(climb.losses) if rate else steps} steps)"
         )
 
@@ -221,10 +221,10 @@ def _labels(context: PassContext) -> Sequence[object]:
     return context.labels or (() if context.labelled is None else context.labelled.labels)
 
 
-def _key(told: Sequence[str], graphs: Sequence[Graph], pieces: Sequence[Piece]) -> str:
+def _key(identity: Sequence[str], graphs: Sequence[Graph], pieces: Sequence[Piece]) -> str:
     """A hash of all that a training depends on."""
     versions = [version(package) for package in ("planish", "torch")]
-    digest = hashlib.sha256(repr([*told, *map(structural_hash, graphs), *versions]).encode())
+    digest = hashlib.sha256(repr([*identity, *map(structural_hash, graphs), *versions]).encode())
     for piece in pieces:
         for name, held in (*piece.feeds.items(), ("", piece.labels)):
             array = np.asarray(held)

@@ -230,12 +230,12 @@ def test_a_signature(artifact: Path, small_cnn: Graph, target) -> None:
     amend_manifest(artifact, {"note": [1.5, "ü"]}, KEY)
     x = np.zeros((1, 1, 8, 8), np.float32)
     np.testing.assert_array_equal(load(artifact, key=KEY)(x)[0], load(artifact)(x)[0])
-    with pytest.raises(ModelError, match="has another signature than that of the key"):
+    with pytest.raises(ModelError, match="was signed with another key, or changed since"):
         load(artifact, key=b"another")
     with pytest.raises(UsageError, match="key of a signature is empty"):
         load(artifact, key=b"")
     change(artifact, lambda manifest: manifest.update(note=[1.5, "u"]))
-    with pytest.raises(ModelError, match="has another signature than that of the key"):
+    with pytest.raises(ModelError, match="was signed with another key, or changed since"):
         load(artifact, key=KEY)
     write_artifact(artifact, small_cnn, backend, target, key=KEY)
     amend_manifest(artifact, {"note": 1})

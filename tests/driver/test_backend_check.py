@@ -100,7 +100,7 @@ def test_a_backend_that_rounds_otherwise_where_it_returns_what_all_nodes_yield_i
 @pytest.mark.parametrize(("operator", "layer"), [("Sigmoid", "net.gate: Sigmoid"), ("TopK", "net.head: TopK")])
 def test_the_layer_at_fault_is_named(operator: str, layer: str, tmp_path: Path) -> None:
     with pytest.raises(
-        CheckError, match=rf"^{layer} is off by .*; onnxruntime computes something else than the graph: "
+        CheckError, match=rf"^{layer} is off by .*; onnxruntime computes something other than the graph: "
     ):
         hold(Other(operator, scaled(0.05)), tmp_path)
 

@@ -264,7 +264,8 @@ def test_a_runtime_goes_with_artifacts_that_can_run_on_it(folder: Path) -> None:
     listener = Listener()
     build(recipe(folder, data={}, bundle_runtime=True), listener)
     assert listener.notes == ["an artifact of onnxruntime carries no runtime: install it on the target"]
-    with pytest.raises(UsageError, match="the runtime at hand isn't for aarch64: build without it, and install it"):
+    told = "this machine's runtime, which isn't for aarch64: build without it, and install"
+    with pytest.raises(UsageError, match=told):
         build(recipe(folder, data={}, target="aarch64", bundle_runtime=True))
 
 

@@ -80,7 +80,7 @@ def test_what_answers_at_once_imports_nothing_heavy(arguments: list[str], blocke
     [
         (["build", "nowhere.yaml"], 2, "error: there is no recipe nowhere.yaml"),
         (["build", "misspelt.yaml"], 2, "misspelt.yaml: unknown key 'budget.latncy'; did you mean 'latency'?"),
-        (["build", "recipe.yaml", "-p", "dce"], 2, "a recipe says itself what its passes are"),
+        (["build", "recipe.yaml", "-p", "dce"], 2, "a recipe sets its own passes"),
         (["build", "model.py:build", "-o", "x", "--max-drop", "a bit"], 2, "'budget.metric_drop': 'a bit' is not an"),
         (["build", "net.planish", "-o", "x", "-p", "claenup"], 2, "unknown pass 'claenup'; did you mean 'cleanup'?"),
         (["build", "model.py:buidl", "-o", "x"], 2, "model.py has no 'buidl'; did you mean 'build'?"),

@@ -63,7 +63,7 @@ def test_a_gate_tells_all_that_is_missed(tmp_path: Path) -> None:
     a, b = str(tmp_path / "a.onnx"), str(tmp_path / "b.onnx")
     found = compare(a, b, "native", str(tmp_path / "data.npz"), "accuracy")
     Gate.of("50%", 0.5, "10000%").check(found)
-    with pytest.raises(BudgetError, match=r"drop of accuracy is 0.*, and may be 0.001 at most; the cosine of y is"):
+    with pytest.raises(BudgetError, match=r"drop of accuracy is 0.*, but must be 0.001 at most; the cosine of y is"):
         Gate.of("0.1%", 0.9999, None).check(found)
     with pytest.raises(UsageError, match="needs data with labels"):
         Gate.of("1%", None, None).check(compare(a, b, "native", None, "accuracy"))

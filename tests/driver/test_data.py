@@ -174,7 +174,7 @@ def test_another_order_of_bytes_is_read_as_such() -> None:
         (features(2) * np.float32(1e-40), "'features' is nowhere above 1e-06; passes that observe it see nothing"),
         (
             features(2) * 255,
-            r"'features' is 1.91e\+03 ± 1.18e\+03, the evaluation data's 7.5 ± 4.61: prepare both alike",
+            r"is 1.91e\+03 ± 1.18e\+03 \(mean ± standard deviation\), but the evaluation data's is 7.5 ± 4.61:",
         ),
     ],
 )

@@ -199,7 +199,7 @@ def test_where_nothing_fails_it_is_said(run: Run, folder: Path) -> None:
     [
         (["bisect", "net.planish"], "a model needs a pipeline"),
         (["opt", "net.planish"], "a model needs a pipeline"),
-        (["bisect", "recipe.yaml", "-p", "dce"], "a recipe says itself what its passes are"),
+        (["bisect", "recipe.yaml", "-p", "dce"], "a recipe sets its own passes"),
         (["reduce", "net.planish", "-o", "small"], "net.planish is not the folder of a reproducer"),
     ],
 )

@@ -57,7 +57,7 @@ def test_a_backend_is_held_to_the_interpreter(tmp_path: Path) -> None:
     check = BackendCheck(backend, target)
     check.hold(right, graph, PROBES, tmp_path)
     with pytest.raises(
-        CheckError, match=r"onnxruntime computes something else than the graph: output 'y' is off by 0\.1 "
+        CheckError, match=r"onnxruntime computes something other than the graph: output 'y' is off by 0\.1 "
     ):
         check.hold(Altered(right, 1.1, 2), graph, PROBES, tmp_path)
     with pytest.raises(CheckError, match=r"output 'y' has shape \[1, 1\] instead of \[1, 2\] on probe 0"):

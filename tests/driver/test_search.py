@@ -60,7 +60,7 @@ def test_the_smallest_plan_within_the_budget_is_chosen(folder: Path) -> None:
     ("drop", "interval", "doubt"),
     [
         (0.005, (0.0, 0.01), ""),
-        (0.005, None, "with no interval: 8 batches or more"),
+        (0.005, None, "but the drop has no interval, which takes 8 batches or more"),
         (0.02, (0.0, 0.04), "beyond the budget of 0.01: ask for less"),
         (0.005, (0.0, 0.015), "which doesn't show that the budget of 0.01 is kept: about 4 times as much"),
         (0.01, (0.0, 0.02), "which doesn't show that the budget of 0.01 is kept"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from planish.ir import drafts
-from planish.ir.drafts import beside, put, sweep, workspace
+from planish.ir.drafts import beside, put, replacing, sweep, workspace
 from planish.ir.errors import UsageError
 
 HOLD = """
@@ -51,6 +51,24 @@ def test_a_draft_is_swept_once_its_process_has_died_and_not_before(tmp_path: Pat
         process.kill()
     with beside(tmp_path / "other") as another:
         assert list(tmp_path.iterdir()) == [another]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_is_replaced_once_the_new_one_is_whole(tmp_path: Path) -> None:
+    place = tmp_path / "file"
+    for text in ("old", "new"):
+        with replacing(place) as draft:
+            draft.write_text(text)
+    with pytest.raises(RuntimeError), replacing(place) as draft:
+        draft.write_text("half")
+        raise RuntimeError
+    assert (list(tmp_path.iterdir()), place.read_text()) == ([place], "new")
+
+
+def test_a_file_is_written_into_no_folder_that_is_not_there(tmp_path: Path) -> None:
+    place = tmp_path / "folder" / "file"
+    with pytest.raises(FileNotFoundError, match=str(place.parent)), replacing(place):
+        pytest.fail("there is no draft")
     assert not list(tmp_path.iterdir())
 
 

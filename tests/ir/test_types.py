@@ -17,6 +17,13 @@ def test_equal_types_are_one_object() -> None:
     assert type.within(Container.SEQUENCE) != type != TensorType(DType.float64, (2, "n"))
 
 
+def test_two_types_are_computed_in_more_than_they_hold() -> None:
+    halves = {dtype for dtype in DType if dtype.is_half}
+    assert halves == {DType.float16, DType.bfloat16}
+    assert {dtype.at_least_single for dtype in halves} == {DType.float32}
+    assert all(dtype.at_least_single is dtype for dtype in DType if dtype not in halves)
+
+
 def test_a_type_does_not_change() -> None:
     with pytest.raises(AttributeError, match="make one with another dims"):
         TensorType(DType.float32, (2,)).dims = (3,)  # pyright: ignore[reportAttributeAccessIssue]

@@ -17,7 +17,7 @@ from random_graphs.checks import FOR_TVM, KEEPING, State, passed, shuffled
 from random_graphs.graphs import Recipe, Sample, recipe, sample, smallest
 from random_graphs.runtime import Runtime, runtime
 
-from planish.ir.graph import nested
+from planish.ir.graph import nested_nodes
 from planish.passes.base import Pass
 
 SHARES = {"onnxruntime": 4, "tvm": 20}
@@ -60,7 +60,7 @@ def test_passes_keep_what_a_graph_computes(graphs: range | None, few: int, share
                 given = hold(made_of, onnxruntime if on_runtime else None, tvm if on_tvm else None)
             except Exception as error:  # of whatever kind: a pass may fall over a graph
                 return f"{type(error).__name__}: {error}"
-            found.update(node.operator for part in nested(given.graph) for node in part.nodes)
+            found.update(node.operator for node in nested_nodes(given.graph))
             return ""
 
         for number in graphs or range(few):

@@ -7,6 +7,7 @@ import pytest
 
 from planish.ir.errors import UsageError
 from planish.ir.graph import Graph
+from planish.passes.base import PassResult
 from planish.passes.instrument import PassRecord
 from planish.passes.manager import PassManager
 from planish.passes.pipeline import parse_pipeline
@@ -86,6 +87,11 @@ def test_required_passes_say_why_they_changed_nothing(run: Run) -> None:
     text = text.replace("const %c", "const %s: int64[1] = [30000] const %c")
     with pytest.raises(UsageError, match=r"is required, but changed nothing:\n  folding Expand would add"):
         run("fold-constants{required=true,limit=1KiB}", text)
+
+
+def test_results_add_up() -> None:
+    results = [PassResult({"a": 1, "b": 0}, ["no"], ["seen"]), PassResult({"a": 2}, notes=["timed"], curve=[1.0])]
+    assert PassResult.sum(results) == PassResult({"a": 3, "b": 0}, ["no"], ["seen", "timed"])
 
 
 def test_a_group_runs_without_the_manager_too(graph_of, context) -> None:

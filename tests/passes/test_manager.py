@@ -308,7 +308,7 @@ def test_probes_are_the_calibration_data(graph_of, context) -> None:
     ("passes", "late"), [((Late(), Early()), "early"), ((Early(), Late(), *parse_pipeline("dce")), "dce")]
 )
 def test_a_pass_before_what_it_must_follow_is_refused(run, passes: tuple[Pass, ...], late: str) -> None:
-    with pytest.raises(UsageError, match=f"late must come after {late}, but the pipeline has it before"):
+    with pytest.raises(UsageError, match=f"late must come after {late}, but comes earlier in the pipeline"):
         run(*passes)
 
 

@@ -225,7 +225,7 @@ def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> Non
         ("fixpoint", "fixpoint is made of other passes: write them behind it, as in fixpoint(cse,dce)"),
         ("fixpoint(", "a pass's name is missing before 'the end'"),
         ("fixpoint(cse", "the passes of 'fixpoint' have no closing parenthesis"),
-        ("cse(dce)", "pass cse is not made of others, which stand in parentheses behind it"),
+        ("cse(dce)", "pass cse takes no passes in parentheses: only groups do, as in fixpoint(cse,dce)"),
         ("cse)", "a comma is missing before ')'"),
         ("dce,,cse", "a pass's name is missing before ','"),
         ("{limit=3}", "a pass's name is missing before '{'"),

@@ -10,10 +10,10 @@ from planish.ir.errors import CheckError, UsageError
 from planish.ir.graph import Graph
 from planish.passes.base import Effect
 from planish.passes.check import NumericCheck
-from planish.passes.verification import EVERYTHING, Verification
+from planish.passes.verification import DEFAULT, Verification
 
 TEXTS = {
-    "numeric": EVERYTHING,
+    "numeric": DEFAULT,
     "structure": Verification("structure"),
     "numeric,rtol=0.01,probes=4": Verification(rtol=0.01, probes=4),
     "numeric,atol=0.0,edges=false": Verification(atol=0.0, edges=False),
@@ -58,4 +58,4 @@ def test_tolerances_and_edges_are_kept(graph_of, tested) -> None:
     loose = NumericCheck(graph, probes, Verification(rtol=0.01))
     loose.check(other, tested(Effect.ROUNDING))
     assert len(loose.probes) == 2
-    assert len(NumericCheck(graph, probes, replace(EVERYTHING, edges=False)).probes) == 1
+    assert len(NumericCheck(graph, probes, replace(DEFAULT, edges=False)).probes) == 1

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from planish.ir.builder import Builder
-from planish.ir.graph import Constant, Graph, Node, Use, Value, nested
+from planish.ir.graph import Constant, Graph, Node, Use, Value, nested_nodes
 from planish.ir.infer import infer
 
 from .sketch import Sketch, copy_node
@@ -23,7 +23,7 @@ def change(function: Change) -> Change:
 
 
 def _nodes(sketch: Sketch) -> list[Node]:
-    return [node for part in nested(sketch.graph) for node in part.nodes]
+    return list(nested_nodes(sketch.graph))
 
 
 def _uses(sketch: Sketch) -> list[Use]:
@@ -137,7 +137,7 @@ def redirect(sketch: Sketch, random: Random) -> None:
 
 
 def _inside(node: Node) -> list[Node]:
-    return [inner for graph in node.graphs for part in nested(graph) for inner in part.nodes]
+    return [inner for graph in node.graphs for inner in nested_nodes(graph)]
 
 
 @change

@@ -11,7 +11,7 @@ import torch
 import planish.backends  # noqa: F401 -- legalization asks them what they run
 from planish.ir.equal import differences
 from planish.ir.errors import PlanishError, TargetError, UsageError
-from planish.ir.graph import Graph, Value, nested
+from planish.ir.graph import Graph, Value, nested_nodes
 from planish.ir.interpreter import Interpreter
 from planish.ir.numerics import Outputs, flattened
 from planish.ir.text import parse_graph, print_graph, weights
@@ -201,7 +201,7 @@ _RTOL = 1e-4
 def _beyond_rounding(sample: Sample, reference: Sequence[Outputs], outputs: Sequence[Outputs]) -> Iterator[str]:
     """Outputs that differ by more than they do when all that the source computes is a few parts in a million off."""
     noisy: list[Sequence[Outputs]] = []
-    nodes = [node for part in nested(sample.graph) for node in part.nodes]
+    nodes = list(nested_nodes(sample.graph))
     is_quantized = any(word in node.operator for node in nodes for word in ("Quantize", "QLinear"))
     for number, (wanted, got) in enumerate(zip(reference, outputs, strict=True)):
         for name, array in wanted.items():

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from planish.ir.errors import PlanishError
-from planish.ir.graph import Node, Value, nested
+from planish.ir.graph import Node, Value, nested_nodes
 from planish.ir.interpreter import Interpreter
 from planish.ir.numerics import Outputs, flattened
 
@@ -38,7 +38,7 @@ def ill_conditioned(sample: Sample, outputs: Sequence[Outputs], names: Collectio
         The outputs by name, each with the reason.
     """
     found: dict[str, str] = {}
-    nodes = [node for part in nested(sample.graph) for node in part.nodes]
+    nodes = list(nested_nodes(sample.graph))
     for node in nodes:
         if found.keys() >= set(names) or not any(map(_is_nudged, node.outputs)):
             continue

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from planish.ir.errors import PlanishError
-from planish.ir.graph import Constant, Node, Value, nested
+from planish.ir.graph import Constant, Node, Value, nested_nodes
 from planish.ir.interpreter import Interpreter
 from planish.ir.ops.dtypes import to_numpy
 from planish.ir.types import DType
@@ -96,7 +96,7 @@ def unspecified(sample: Sample) -> dict[str, str]:
 
 
 def _reasons(node: Node, cases: dict[Node, str], reasons: dict[Value, str]) -> Iterator[str]:
-    inner = [each for graph in node.graphs for part in nested(graph) for each in part.nodes]
+    inner = [each for graph in node.graphs for each in nested_nodes(graph)]
     yield from (cases[each] for each in (node, *inner) if each in cases)
     yield from (reasons[value] for value in (*node.inputs, *node.captured) if value in reasons)
 

@@ -182,7 +182,7 @@ def a_long_name(model: onnx.ModelProto) -> None:
         (a_sparse_weight, "the graph has the sparse weight 'w'"),
         (a_reference, r"node 'h' \(Relu\): attribute 'alpha' is that of a function, but the node is in none"),
         (an_attribute_without_a_type, r"node 'h' \(Relu\): attribute 'alpha' has no type"),
-        (an_attribute_of_two_kinds, r"node 'h' \(Relu\): attribute 'alpha' holds something else than a float"),
+        (an_attribute_of_two_kinds, r"node 'h' \(Relu\): attribute 'alpha' holds something other than a float"),
         (an_attribute_twice, r"node 'h' \(Relu\): it has the attribute 'alpha' twice"),
         (an_attribute_of_another_type, r"node 'h' \(Softmax\): attribute 'axis' must be a int, not a string"),
         (a_text_that_is_none, r"node 'h' \(Relu\): attribute 'alpha' holds b'\\xff', which is not UTF-8"),

@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from ....ir.cache_folder import cache_folder
-from ....ir.drafts import beside, sweep
+from ....ir.drafts import replacing, sweep
 from ....ir.files import writing
 
 _KEPT = 30 * 24 * 3600
@@ -51,10 +51,8 @@ class KernelCache:
         if (kept := _kept(path)) is not None:
             return kept
         content = compile()
-        with beside(path) as folder, writing(path):
-            draft = folder / path.name
+        with replacing(path) as draft:
             draft.write_bytes(content + _digest(symbol, content))
-            draft.replace(path)
         return content
 
     def unchecked(self, symbols: Iterable[str]) -> list[str]:

@@ -79,7 +79,9 @@ class Guards:
                 continue
             for extreme in (np.maximum, np.minimum):  # the methods of arrays take twice as long
                 if not -size <= (place := extreme.reduce(places, None)) < size:
-                    raise ModelError(f"input {name!r}: {user} finds no place {place} among {size}")
+                    raise ModelError(
+                        f"input {name!r}: {user} reads index {place}, which is out of range for an axis of size {size}"
+                    )
 
     def check_results(self, sizes: np.ndarray) -> None:
         """Hold the sizes that the model returned to the late guards.
@@ -94,7 +96,9 @@ class Guards:
 
 def _refusal(dim: str, user: str) -> ModelError:
     if dim.startswith("Max(1 - "):
-        return ModelError(f"{user} gets tensors that don't fit, for {dim} is 0")
+        return ModelError(f"{user} gets tensors whose sizes don't fit each other ({dim} is 0)")
     if dim.startswith("Max("):
-        return ModelError(f"{user} gets a tensor that is smaller than its bounds, for {dim} is 0")
-    return ModelError(f"{user} gets an empty tensor, of size {dim} = 0, which TVM's kernels don't allow for")
+        return ModelError(f"{user} gets a tensor that is smaller than its bounds ({dim} is 0): give a larger input")
+    return ModelError(
+        f"{user} gets an empty tensor ({dim} = 0), which TVM's kernels don't support: build for onnxruntime"
+    )

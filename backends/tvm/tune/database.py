@@ -13,9 +13,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ....ir.drafts import beside
+from ....ir.drafts import replacing
 from ....ir.errors import ModelError, UsageError
-from ....ir.files import RefusedFileError, open_regular, writing
+from ....ir.files import RefusedFileError, open_regular
 from ....targets import Target
 from ..relax.configs import Parameters, TuningPolicy, spelled
 
@@ -91,10 +91,8 @@ class Database(_Section):
 
     def write(self, path: Path) -> None:
         """Write the file, whole or not at all."""
-        with beside(path) as folder, writing(path):
-            draft = folder / path.name
+        with replacing(path) as draft:
             draft.write_text(self._text, encoding="utf-8")
-            draft.replace(path)
 
     @property
     def _text(self) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 from ....ir.builder import Builder
 from ....ir.graph import Node, Value
 from ....ir.types import DType
-from ..expansion import Expansion, RefusedError, attribute, cast, size_of
+from ..expansion import Expansion, RefusedError, attribute, cast, known_size, size_of
 
 
 def _attention(op: Builder, node: Node) -> tuple[Value, ...]:
@@ -22,16 +22,16 @@ def _attention(op: Builder, node: Node) -> tuple[Value, ...]:
         k, v = op.Concat(past_key, k, axis=2), op.Concat(past_value, v, axis=2)
     present = (k, v)
     k, v = (repeat_heads(op, value, _heads(q) // _heads(value)) for value in (k, v))
-    scores = _scores(op, node, q, k)
+    products = scores(op, node, q, k)
     cap = float(attribute(node, "softcap", 0.0))
-    capped = op.Mul(op.Tanh(op.Div(scores, cap)), cap) if cap else scores
+    capped = op.Mul(op.Tanh(op.Div(products, cap)), cap) if cap else products
     bias = _bias(op, node, q, k)
     biased = capped if bias is None else op.Add(capped, bias)
     weights = _softmax(op, node, biased, bias)
     y = op.MatMul(weights, v)
     if flat:
         y = op.Reshape(op.Transpose(y, perm=(0, 2, 1, 3)), [0, 0, -1])
-    return y, *present, (scores, capped, biased, weights)[attribute(node, "qk_matmul_output_mode", 0)]
+    return y, *present, (products, capped, biased, weights)[attribute(node, "qk_matmul_output_mode", 0)]
 
 
 def is_sized(node: Node) -> bool:
@@ -68,23 +68,16 @@ def is_of_pairs(node: Node) -> bool:
     if not is_sized(node):
         return False
     heads = 1 if x.type.rank == 4 else attribute(node, "num_heads", 1)
-    return (attribute(node, "rotary_embedding_dim", 0) or _static(x, -1) // heads) % 2 == 0
+    return (attribute(node, "rotary_embedding_dim", 0) or known_size(x, -1) // heads) % 2 == 0
 
 
 def split_heads(op: Builder, x: Value, heads: int) -> Value:
     """`[batch, sequence, heads * size]` as `[batch, heads, sequence, size]`."""
-    return op.Transpose(op.Reshape(x, [0, 0, heads, _static(x, 2) // heads]), perm=(0, 2, 1, 3))
+    return op.Transpose(op.Reshape(x, [0, 0, heads, known_size(x, 2) // heads]), perm=(0, 2, 1, 3))
 
 
 def _heads(x: Value) -> int:
-    return _static(x, 1)
-
-
-def _static(x: Value, axis: int) -> int:
-    size = x.shape[axis]
-    if not isinstance(size, int):
-        raise RefusedError(f"dimension {size} of {x.type} is not a number")
-    return size
+    return known_size(x, 1)
 
 
 def repeat_heads(op: Builder, x: Value, repeats: int) -> Value:
@@ -92,13 +85,13 @@ def repeat_heads(op: Builder, x: Value, repeats: int) -> Value:
     if repeats == 1:
         return x
     stacked = op.Concat(*[op.Unsqueeze(x, [2])] * repeats, axis=2)
-    return op.Reshape(stacked, [0, _heads(x) * repeats, -1, _static(x, 3)])
+    return op.Reshape(stacked, [0, _heads(x) * repeats, -1, known_size(x, 3)])
 
 
-def _scores(op: Builder, node: Node, q: Value, k: Value) -> Value:
-    """A root of the scale on both sides keeps half precision in its range."""
+def scores(op: Builder, node: Node, q: Value, k: Value) -> Value:
+    """Multiply queries by keys, each times a root of the scale, which keeps half precision in its range."""
     scale = attribute(node, "scale", None)
-    half = math.sqrt(1 / math.sqrt(_static(q, 3)) if scale is None else scale)
+    half = math.sqrt(1 / math.sqrt(known_size(q, 3)) if scale is None else scale)
     return op.MatMul(op.Mul(q, half), op.Transpose(op.Mul(k, half), perm=(0, 1, 3, 2)))
 
 
@@ -167,7 +160,7 @@ def is_shortened(node: Node) -> bool:
 def _rotary_embedding(op: Builder, node: Node) -> Value:
     x, cosines, sines, positions = node.operand(0), node.operand(1), node.operand(2), node.input(3)
     heads = x if x.type.rank == 4 else split_heads(op, x, attribute(node, "num_heads", 1))
-    size = attribute(node, "rotary_embedding_dim", 0) or _static(heads, 3)
+    size = attribute(node, "rotary_embedding_dim", 0) or known_size(heads, 3)
     if size % 2:
         raise RefusedError(f"it turns {size} features, which are no pairs")
     if positions is not None:
@@ -184,8 +177,8 @@ def _rotary_embedding(op: Builder, node: Node) -> Value:
         turned = op.Reshape(pairs, [0, 0, 0, size])
     else:
         turned = op.Concat(real, imaginary, axis=3)
-    if size != _static(heads, 3):
-        turned = op.Concat(turned, op.Slice(heads, [size], [_static(heads, 3)], [3]), axis=3)
+    if size != known_size(heads, 3):
+        turned = op.Concat(turned, op.Slice(heads, [size], [known_size(heads, 3)], [3]), axis=3)
     return turned if x.type.rank == 4 else op.Reshape(op.Transpose(turned, perm=(0, 2, 1, 3)), [0, 0, -1])
 
 

@@ -130,8 +130,7 @@ def _cut(op: Builder, y: Value, to: DType) -> Value:
 
 def _dequantize(op: Builder, node: Node) -> Value:
     x, scale, zero_point = node.operand(0), node.operand(1), node.input(2)
-    precision = _precision(scale)
-    to = DType.float32 if precision in (DType.float16, DType.bfloat16) else precision
+    to = _precision(scale).at_least_single
     y = cast(op, x, to)
     if zero_point is not None:
         y = op.Sub(y, cast(op, _spread(op, node, zero_point, x), to))
@@ -145,7 +144,7 @@ def _quantize(op: Builder, node: Node) -> Value:
     y = op.Div(cast(op, x, precision), cast(op, _spread(op, node, scale, x), precision))
     if not to.is_float:
         y = op.Round(y)
-    if precision in (DType.float16, DType.bfloat16):  # which don't hold every integer of 16 bits
+    if precision.is_half:  # which doesn't hold every integer of 16 bits
         y = op.Cast(y, to=DType.float32)
     if zero_point is not None:
         y = op.Add(y, cast(op, _spread(op, node, zero_point, x), y.dtype))

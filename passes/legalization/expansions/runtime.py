@@ -1,7 +1,5 @@
 """What ONNX Runtime has no kernel for, or computes otherwise than the standard says, spelled out."""
 
-import math
-
 import numpy as np
 
 from ....ir.builder import Builder
@@ -9,7 +7,7 @@ from ....ir.dims import Dim
 from ....ir.graph import Constant, Node, Value
 from ....ir.types import DType
 from ..expansion import Expansion, RefusedError, attribute, cast, known_size
-from .attention import repeat_heads
+from .attention import repeat_heads, scores
 from .branches import written_out
 
 
@@ -22,19 +20,12 @@ def _bernoulli(op: Builder, node: Node) -> Value:
 def _flex_attention(op: Builder, node: Node) -> Value:
     """Scaled dot products, with the graphs inside the node written out."""
     q, k, v = (node.operand(index) for index in range(3))
-    scale = attribute(node, "scale", None)
-    half = math.sqrt(1 / math.sqrt(known_size(q, 3)) if scale is None else scale)
     repeats = known_size(q, 1) // known_size(k, 1)
     k, v = (repeat_heads(op, value, repeats) for value in (k, v))
-    scores = op.MatMul(op.Mul(q, half), op.Transpose(op.Mul(k, half), perm=(0, 1, 3, 2)))
-    working = DType(attribute(node, "softmax_precision", None) or _at_least_single(q.dtype).value)
-    scores = _changed(op, node, "score_mod", cast(op, scores, working))
-    weights = _changed(op, node, "prob_mod", op.Softmax(scores))
+    working = DType(attribute(node, "softmax_precision", None) or q.dtype.at_least_single.value)
+    modified = _changed(op, node, "score_mod", cast(op, scores(op, node, q, k), working))
+    weights = _changed(op, node, "prob_mod", op.Softmax(modified))
     return cast(op, op.MatMul(weights, cast(op, v, working)), v.dtype)
-
-
-def _at_least_single(dtype: DType) -> DType:
-    return DType.float32 if dtype in (DType.float16, DType.bfloat16) else dtype
 
 
 def _changed(op: Builder, node: Node, name: str, value: Value) -> Value:

@@ -13,7 +13,7 @@ import planish
 from planish.ir.errors import ModelError
 from planish.ir.graph import Node
 from planish.ir.interpreter import Interpreter
-from planish.ir.operators import has_trait, operators_with
+from planish.ir.operators import has_trait
 from planish.ir.ops import operators
 from planish.ir.traits import Trait
 from planish.ir.types import Container
@@ -45,6 +45,11 @@ LISTED = {
 
 _MOST = 2
 """Cases of each operator."""
+
+
+def operators_with(trait: Trait) -> frozenset[str]:
+    """The operators of planish that have one of the traits."""
+    return frozenset(name for name, operator in operators().items() if operator.traits & trait)
 
 
 def _cases() -> Iterator[tuple[Node, Fragment]]:

@@ -65,7 +65,7 @@ def test_layers_are_selected_and_those_without_a_place_are_told(source: Graph) -
     result = applied("lora{rank=6,skip=stem}", graph)
 
     assert [adapter.name for adapter in find_adapters(graph)] == ["body.point", "body.wide"]
-    assert result.misses == ["head: a rank of 6 is more than its 12 x 5 weight has"]
+    assert result.misses == ["head: rank=6 is more than its 12 x 5 weight can have: give 5 at most"]
     again = applied("lora{rank=6}", graph)
     assert again.counts == {"adapters": 1}
     assert "body.wide: it has an adapter" in again.misses
@@ -135,7 +135,7 @@ def test_a_quantized_base_keeps_its_adapters_in_float(source: Graph, data: list[
     changed = {name for name, array in held.items() if not np.array_equal(base.constants[name].data, array)}
     assert {name.rpartition(".lora_")[2] for name in changed} == {"A.weight", "B.weight"}
     (miss, *_) = applied("merge-lora", base).misses
-    assert miss.endswith("its weight is no constant in float: merge after cleanup, and before the model is quantized")
+    assert miss.endswith("its weight is not a float constant: merge after cleanup, and before the model is quantized")
     with pytest.raises(UsageError, match="merge-lora needs a graph that is float"):
         planish.optimize(source, "quantize,merge-lora", data=data)
 

@@ -98,12 +98,12 @@ def test_roots_of_ranks_scale_where_peft_says_so(source: Graph, data: list[Feeds
         (
             {f"base_model.model.tail.lora_{it}.weight": np.ones((2, 2)) for it in "AB"},
             {},
-            "has an adapter for tail, and the model no layer with a weight of that name",
+            "has an adapter for tail, but the model has no layer with a weight of that name",
         ),
         (
             {f"base_model.model.head.lora_{it}.weight": np.ones((2, 2)) for it in "AB"},
             {},
-            r"the adapter for head is for \(2, 2\) numbers, its layer has \(12, 5\)",
+            r"the adapter for head fits a layer of \(inputs, outputs\) \(2, 2\), but the model's has \(12, 5\)",
         ),
     ],
 )

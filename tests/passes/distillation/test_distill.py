@@ -159,7 +159,7 @@ def test_a_student_that_is_its_teacher_is_told_so_and_another_teacher_may_be_nam
 
     (miss,) = Distillation().run(student, context(student.clone())).misses
 
-    assert miss.startswith("the model gives what its teacher gives, the one that this build began with; `teacher`")
+    assert miss.startswith("the outputs are already those of the teacher, the model that this build began with; name")
     before = distance(source, student)
     asked: list[str] = []
 

@@ -35,9 +35,9 @@ def test_a_teacher_gets_the_student_s_names_by_place() -> None:
 @pytest.mark.parametrize(
     ("teacher", "message"),
     [
-        (graph("ab", "y"), "the teacher has the inputs a, b, and the model a"),
-        (graph("a", "y", width=4), r"'a' is float32\[batch, 4\] of the teacher"),
-        (graph("a", "y", dtype=DType.int64), r"'a' is int64\[batch, 3\] of the teacher"),
+        (graph("ab", "y"), "the teacher has the inputs a, b, but the model has a"),
+        (graph("a", "y", width=4), r"'a' is float32\[batch, 4\] in the teacher"),
+        (graph("a", "y", dtype=DType.int64), r"'a' is int64\[batch, 3\] in the teacher"),
     ],
 )
 def test_a_teacher_of_another_kind_is_refused(teacher: Graph, message: str) -> None:

@@ -135,7 +135,7 @@ def test_a_softmax_of_higher_precision(graph_of, context, feeds_of) -> None:
         (f"{scaled()}%n: {SCORES} = Where(%seen, %a, %low)\n{SOFTMAX}", "aren't the lowest number"),
         (
             f"{PLAIN}\n%n: {SCORES} = Softmax(%s) {{axis = -1}}\n%w: {SCORES} = Where(%seen, %n, %zero)",
-            "its weights are chosen",
+            "applied to the weights after the softmax",
         ),
         (f"{PLAIN}\n%n: {SCORES} = Add(%s, %row)\n{SOFTMAX}", "fewer than two axes"),
         (f"{PLAIN}\n%n: {SCORES} = Mul(%s, %m)\n{SOFTMAX}", ""),

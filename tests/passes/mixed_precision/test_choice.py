@@ -17,11 +17,11 @@ from planish.passes.mixed_precision.quantize_mixed import MixedQuantization, _Mi
 from planish.passes.mixed_precision.rounding import Losses, Rounding, name_of
 from planish.passes.mixed_precision.sensitivity import estimate, find_sensitivities
 from planish.passes.mixed_precision.times import Region, Times
-from planish.passes.quantization.quantize import profitable_operators, static_layers
+from planish.passes.quantization.quantize import static_layers
 
 INT8 = TARGET.int8
 assert INT8 is not None
-OPERATORS = profitable_operators(INT8, static=True)
+OPERATORS = INT8.profitable_operators(static=True)
 
 
 def residual() -> Graph:

@@ -325,7 +325,7 @@ def test_a_model_that_integers_make_slower_stays_in_float_and_says_so(scheme: st
     unread = replace(context, calibration=[*feeds, {}])  # a batch without inputs: calibrating on it would raise
     result = Quantize(scheme=scheme).apply(graph, unread)
     assert not result.changed
-    assert result.misses[0].startswith("one sample would take 12 ms where it took 10 ms, 1.20 times as long")
+    assert result.misses[0].startswith("one sample would take 12 ms instead of 10 ms, 1.20 times as long")
     assert differences(source, graph) == []
     verify(graph)
     assert Quantize(scheme=scheme, if_slower="keep").apply(graph.clone(), context).changed

@@ -72,7 +72,7 @@ def test_other_readers_checks_and_ranks_are_reasons_too(graph_of) -> None:
         return op.Sub(op.Exp(x), z)
 
     assert differences(graph_of(ONE.format("", "%z", ", e = %e")), pattern) == [
-        "%e is also read by whoever runs the graph"
+        "%e is also read by the caller, as an output of the graph"
     ]
     read = ONE.replace("return y = %y", '%a: float32[2] = Abs(%e) @ "head" return a = %a, y = %y')
     assert differences(graph_of(read.format("", "%z", "")), pattern) == ["%e is also read by Abs at head"]
