@@ -49,7 +49,7 @@ def read_onnx(path: str | Path) -> Graph:
     }
     model = _model(normalized(proto, file), file)
     inputs = [value for value in model.graph.inputs if value.name not in weights.outermost]
-    dims = DimNames(dim for value in inputs for dim in _declared(value))
+    dims = DimNames(dim for value in inputs for dim in _declared(value.shape))
     graph = Graph(model.graph.name or file.stem)
     _Reader(_Context(file, metadata, dims, weights), graph, ChainMap()).read(model.graph, inputs)
     try:
@@ -165,14 +165,14 @@ class _Reader:
             raise ModelError(f"{where} has type {type}, which is beyond tensors, sequences and optionals of them")
         dims = None
         if shape is not None:
-            declared = enumerate(dim if isinstance(dim, int) else dim.value for dim in shape)
+            declared = enumerate(_declared(shape))
             dims = tuple(self._context.dims.dim(dim, f"{name}_{axis}") for axis, dim in declared)
         return TensorType(dtype_of(type.dtype.value, where), dims, Container(" ".join(words)))
 
     def _read_node(self, node: onnx_ir.Node) -> None:
         location = self._location(node)
         if node.op_type == "Constant" and node.domain == "":
-            self._read_constant(node, location)
+            self._read_constant(node)
             return
         operator = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
         outputs = list(node.outputs)
@@ -235,7 +235,7 @@ class _Reader:
             graph.discard()
             types = wider
 
-    def _read_constant(self, node: onnx_ir.Node, location: Location) -> None:
+    def _read_constant(self, node: onnx_ir.Node) -> None:
         name = node.outputs[0].name or "constant"
         if len(node.attributes) != 1:
             raise self._refusal(node, f"it has {len(node.attributes)} values")
@@ -300,6 +300,6 @@ def _read_in(attribute: onnx_ir.Attr) -> Iterator[onnx_ir.Value | None]:
             yield from (value for inner in node.attributes.values() for value in _read_in(inner))
 
 
-def _declared(value: onnx_ir.Value) -> list[int | str | None]:
+def _declared(shape: onnx_ir.Shape | None) -> list[int | str | None]:
     """The dimensions as the file states them."""
-    return [dim if isinstance(dim, int) else dim.value for dim in value.shape or ()]
+    return [dim if isinstance(dim, int) else dim.value for dim in shape or ()]

@@ -4,11 +4,11 @@ Libraries that read the file afterwards take this for granted, and crash where i
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import onnx
 from onnx import AttributeProto
@@ -37,6 +37,8 @@ _FIELDS = {
     AttributeProto.TYPE_PROTO: "tp",
 }
 _LOOPS = ("Loop", "Scan", "SequenceMap")
+
+Name = TypeVar("Name", bound=Hashable)
 
 
 def check_model(proto: onnx.ModelProto, file: Path) -> None:
@@ -74,7 +76,7 @@ def called(node: onnx.NodeProto) -> str:
 
 def version_of(proto: onnx.ModelProto) -> int:
     """The version of the standard's operators that a model is written in."""
-    return next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), OPSET)
+    return next((entry.version for entry in proto.opset_import if not _domain(entry.domain)), OPSET)
 
 
 class _Check:
@@ -88,7 +90,7 @@ class _Check:
     def model(self) -> None:
         proto = self._proto
         for entry in proto.opset_import:
-            domain = "" if entry.domain == "ai.onnx" else entry.domain
+            domain = _domain(entry.domain)
             whose = f"it names the operators of {domain or 'the standard'} in"
             if not 0 < entry.version < 1 << 31:
                 raise ModelError(f"{whose} version {entry.version}")
@@ -100,11 +102,11 @@ class _Check:
 
     def _functions(self) -> None:
         keys = [(function.domain, function.name, function.overload) for function in self._proto.functions]
-        if twice := [key for key, count in Counter(keys).items() if count > 1]:
+        if twice := _repeated(keys):
             raise ModelError(f"it defines the function {twice[0][1]!r} twice")
         for function in self._proto.functions:
             where = f"function {function.name!r}"
-            self._names([*function.input, *function.output, function.name, function.domain], where)
+            _check_names([*function.input, *function.output, function.name, function.domain], where)
             own = _defined_once(function.input, [], where)
             self._nodes(function.node, own, where, is_function=True, depth=0, loops=0)
         self._expanded(dict(zip(keys, self._proto.functions, strict=True)))
@@ -137,7 +139,7 @@ class _Check:
                 f"{where} has the sparse weight {graph.sparse_initializer[0].values.name!r}; give it as a dense one"
             )
         inputs, weights = [value.name for value in graph.input], [tensor.name for tensor in graph.initializer]
-        self._names([*inputs, *weights, *(value.name for value in graph.output), graph.name], where)
+        _check_names([*inputs, *weights, *(value.name for value in graph.output), graph.name], where)
         if not all((*inputs, *weights, *(value.name for value in graph.output))):
             raise ModelError(f"{where} has an input, an output or a weight without a name")
         own = _defined_once(inputs, weights, where)
@@ -145,9 +147,8 @@ class _Check:
             for value in graph.input:
                 _check_type(value.type, f"input {value.name!r}")
         self._nodes(graph.node, own, where, is_function=is_function, depth=depth, loops=loops)
-        returned = Counter(value.name for value in graph.output)
-        if depth == 0 and returned and max(returned.values()) > 1:
-            raise ModelError(f"{where} returns {returned.most_common(1)[0][0]!r} twice")
+        if depth == 0 and (twice := _repeated(value.name for value in graph.output)):
+            raise ModelError(f"{where} returns {twice[0]!r} twice")
 
     def _nodes(
         self, nodes: Iterable[onnx.NodeProto], own: set[str], where: str, *, is_function: bool, depth: int, loops: int
@@ -169,32 +170,21 @@ class _Check:
 
     def _node(self, node: onnx.NodeProto, *, is_function: bool) -> None:
         texts = [*node.input, *node.output, node.op_type, node.domain, node.name, node.overload]
-        self._names([*texts, *(attribute.name for attribute in node.attribute)], "it")
+        _check_names([*texts, *(attribute.name for attribute in node.attribute)], "it")
         if not node.op_type:
             raise ModelError("it has no operator")
         if not any(node.output):
             raise ModelError("it has no outputs")
-        if twice := [name for name, count in Counter(it.name for it in node.attribute).items() if count > 1]:
+        if twice := _repeated(attribute.name for attribute in node.attribute):
             raise ModelError(f"it has the attribute {twice[0]!r} twice")
         for attribute in node.attribute:
             _check_attribute(attribute, is_function=is_function)
-        domain = "" if node.domain == "ai.onnx" else node.domain
+        domain = _domain(node.domain)
         if domain == "" and _key(node) not in self._own and not onnx.defs.has(node.op_type):
             find_operator(node.op_type)  # which suggests the nearest
         schema = _schema(node.op_type, self._versions.get(domain, OPSET if domain == "" else 1), domain)
         if schema is not None and _key(node) not in self._own:
             _check_schema(node, schema)
-
-    def _names(self, names: list[str], where: str) -> None:
-        for name in names:
-            if not isinstance(name, str):  # what protobuf makes of bytes that are no text
-                raise ModelError(f"{where} has the name {name[:40]!r}, which is not UTF-8")
-            if len(name) > LONGEST_NAME:
-                raise ModelError(
-                    f"{where} has a name of {len(name):,} characters, {name[:40]!r}...; {LONGEST_NAME} are the most"
-                )
-            if not name.isprintable():
-                raise ModelError(f"{where} has the name {name[:40]!r}, with characters that can't be printed")
 
 
 def _key(node: onnx.NodeProto) -> tuple[str, str, str]:
@@ -207,10 +197,33 @@ def _nodes_in(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
     return nodes_of(onnx.GraphProto(node=nodes))
 
 
+def _domain(name: str) -> str:
+    """The name of a domain, empty for the standard's own also where a file spells it out."""
+    return "" if name == "ai.onnx" else name
+
+
+def _repeated(names: Iterable[Name]) -> list[Name]:
+    """The names that occur more than once, in the order of their first occurrences."""
+    return [name for name, count in Counter(names).items() if count > 1]
+
+
+def _check_names(names: Iterable[str], where: str) -> None:
+    """Refuse names that are no text, too long, or can't be printed."""
+    for name in names:
+        if not isinstance(name, str):  # what protobuf makes of bytes that are no text
+            raise ModelError(f"{where} has the name {name[:40]!r}, which is not UTF-8")
+        if len(name) > LONGEST_NAME:
+            raise ModelError(
+                f"{where} has a name of {len(name):,} characters, {name[:40]!r}...; {LONGEST_NAME} are the most"
+            )
+        if not name.isprintable():
+            raise ModelError(f"{where} has the name {name[:40]!r}, with characters that can't be printed")
+
+
 def _defined_once(inputs: Sequence[str], weights: Sequence[str], where: str) -> set[str]:
     """The names of inputs and weights; a weight may be the usual value of an input."""
     for names, what in ((inputs, "input"), (weights, "weight")):
-        if twice := [name for name, count in Counter(names).items() if count > 1]:
+        if twice := _repeated(names):
             raise ModelError(f"{where} has the {what} {twice[0]!r} twice")
     return {*inputs, *weights}
 

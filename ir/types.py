@@ -82,6 +82,11 @@ class DType(Enum):
         return self.name.startswith(("int", "uint"))
 
     @property
+    def is_unsigned(self) -> builtins.bool:
+        """Whether it is an integer type without negative numbers."""
+        return self.name.startswith("uint")
+
+    @property
     def is_trainable(self) -> builtins.bool:
         """Whether it is a float of 16 bits or more, to be computed with; narrower ones are quantized, like integers."""
         return self.is_float and self.bits > 8
@@ -94,9 +99,7 @@ class DType(Enum):
     @property
     def limits(self) -> tuple[int, int]:
         """The least and the greatest number of an integer type."""
-        return (
-            (0, 2**self.bits - 1) if self.name.startswith("u") else (-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1)
-        )
+        return (0, 2**self.bits - 1) if self.is_unsigned else (-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1)
 
     @property
     def largest(self) -> float:

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv, uninteresting_files
 
-_TORCH = str(Path(torch.__file__).parent)
+TORCH = str(Path(torch.__file__).parent)
+"""The folder of torch's own code."""
 
 
 @contextmanager
@@ -83,7 +84,7 @@ def _ordinary(environment: ShapeEnv, expression: sympy.Basic) -> sympy.Basic | N
 def _is_asked_by_torch(environment: ShapeEnv) -> bool:
     """Whether it is torch that asks, which has shorter ways to the same for nothing."""
     frame = environment._get_user_frame()
-    return frame is not None and frame.f_code.co_filename.startswith(_TORCH)
+    return frame is not None and frame.f_code.co_filename.startswith(TORCH)
 
 
 @contextmanager

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
 from ...ir.dims import Dim
 from ...ir.graph import Value
 from ...ir.types import DType
+from .lower_shape import select
 from .lowering import LOWERINGS, Lowering
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -99,5 +99,5 @@ def split(op: Lowering, value: Value) -> Any:
 
 def view_as_complex(op: Lowering, pairs: Value) -> Complex:
     """Complex numbers from pairs of reals along the last axis."""
-    real, imag = (op.Gather(pairs, op.constant(np.asarray(part)), axis=-1) for part in (0, 1))
+    real, imag = (select(op, pairs, -1, part) for part in (0, 1))
     return Complex(real, imag)

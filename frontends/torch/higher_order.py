@@ -106,13 +106,9 @@ def _inlined(op: Lowering, inline: Inline, function: fx.GraphModule, *operands: 
     return tuple(inline(function, op.graph, operands))
 
 
-def _called(op: Lowering, inline: Inline, function: fx.GraphModule, _name: str, *operands: Any) -> Any:
-    return tuple(inline(function, op.graph, operands))
-
-
 _RULES: Mapping[str, Callable[..., Any]] = {
     "cond": _condition,
-    "invoke_subgraph": _called,
+    "invoke_subgraph": lambda op, inline, function, _name, *operands: _inlined(op, inline, function, *operands),
     "map_impl": _map,
     "scan": _scan,
     "while_loop": _while,

@@ -58,10 +58,9 @@ def prelu(op: Lowering, x: Value, weight: Value) -> Value:
     "aten.softmax.int",
     "aten._log_softmax.default",
     "aten.log_softmax.int",
-    "aten._safe_softmax.default",
 )
 def softmax(op: Lowering, x: Value, axis: int, _dtype: Any = None) -> Value:
-    x, is_logarithm = op.cast(x, op.result_type), "log" in str(op.node.target)
+    x, is_logarithm = op.cast(x), "log" in str(op.node.target)
     if x.type.rank:
         return op("LogSoftmax" if is_logarithm else "Softmax", x, axis=axis)
     difference = op.Sub(x, x)
@@ -71,7 +70,7 @@ def softmax(op: Lowering, x: Value, axis: int, _dtype: Any = None) -> Value:
 @lowers("aten._safe_softmax.default")
 def safe_softmax(op: Lowering, x: Value, axis: int, dtype: Any = None) -> Value:
     """Softmax with zeros in rows that are all minus infinity."""
-    x = op.cast(x, op.result_type)
+    x = op.cast(x)
     if x.type.rank == 0:
         return op.Where(op.Equal(x, -math.inf), op.cast(0.0, x.dtype), softmax(op, x, axis))
     is_empty = op.Equal(op.ReduceMax(x, [axis], keepdims=1), -math.inf)

@@ -120,7 +120,7 @@ def fused_attention(
     options = (
         arguments[1:] if "cudnn" in str(op.node.target) else arguments
     )  # cudnn's say first whether sums are wanted
-    dropout, is_causal = (*options, 0.0, False)[:2] if options else (0.0, False)
+    dropout, is_causal = (*options, 0.0, False)[:2]
     return attention(op, query, key, value, bias, dropout, bool(is_causal), scale=scale), *(None,) * 8
 
 

@@ -88,7 +88,7 @@ def angle(op: Lowering, z: Complex) -> Value:
 def convert(op: Lowering, x: Operand, *_ignored: Any, **_keywords: Any) -> Any:
     if op.result.is_complex():
         return _complex(op, x)
-    return op.cast(x.real, op.result_type) if isinstance(x, Complex) else x
+    return op.cast(x.real) if isinstance(x, Complex) else x
 
 
 # -- arithmetic
@@ -260,7 +260,11 @@ def looked_at(op: Lowering, *arguments: Any, **keywords: Any) -> Any:
     return keep(op, *arguments, **keywords)
 
 
-@lowers_complex(*(name for name, function in LOWERINGS.items() if function is identity))
+@lowers_complex(
+    "aten.resolve_conj.default",
+    "aten.resolve_neg.default",
+    *(name for name, function in LOWERINGS.items() if function is identity),
+)
 def same(op: Lowering, z: Complex, *_ignored: Any, **_keywords: Any) -> Complex:
     return z
 
@@ -274,8 +278,3 @@ def filled(op: Lowering, *arguments: Any, **_keywords: Any) -> Complex:
 @lowers_complex("aten.scalar_tensor.default")
 def scalar(op: Lowering, number: complex, **_keywords: Any) -> Complex:
     return _complex(op, complex(number))
-
-
-@lowers_complex("aten.resolve_conj.default", "aten.resolve_neg.default")
-def resolved(op: Lowering, z: Complex) -> Complex:
-    return z

@@ -47,7 +47,7 @@ def fill(op: Lowering, x: Value, value: Operand) -> Value:
 
 @lowers("aten.scalar_tensor.default", "prims.scalar_tensor.default")
 def scalar_tensor(op: Lowering, value: float, **_keywords: Any) -> Value:
-    return op.cast(value, op.result_type)
+    return op.cast(value)
 
 
 @lowers("aten.tril_indices.default", "aten.triu_indices.default")
@@ -58,49 +58,57 @@ def triangle_indices(op: Lowering, rows: int, columns: int, offset: int = 0, **_
 
 @lowers("aten.one_hot.default")
 def one_hot(op: Lowering, x: Value, classes: int) -> Value:
-    depth = op.constant(np.asarray(classes, dtype=np.int64))
-    return op.OneHot(x, depth, op.constant(np.asarray([0, 1], dtype=dtype_of(op.result.dtype).numpy)))
+    return op.OneHot(x, op.constant(classes), op.constant(np.asarray([0, 1], dtype=dtype_of(op.result.dtype).numpy)))
 
 
 # -- random numbers
 
 
-def _uniform(op: Lowering, shape: Sequence[Dim], low: float = 0.0, high: float = 1.0, *, normal: bool = False) -> Value:
-    """Random numbers in float32: evenly between bounds, or with a mean and a deviation."""
-    kind = "RandomNormal" if normal else "RandomUniform"
-    names = ("mean", "scale") if normal else ("low", "high")
-    bounds = dict(zip(names, (float(low), float(high)), strict=True))
+_TINY = float(np.finfo(np.float32).tiny)
+"""The lower bound of random numbers whose logarithm is taken."""
+
+
+def _random(op: Lowering, kind: str, shape: Sequence[Dim], **bounds: float) -> Value:
+    """Random numbers in float32 from one of ONNX's distributions."""
     if all(isinstance(dim, int) for dim in shape):
         return op(kind, shape=tuple(shape), **bounds)
     return op(f"{kind}Like", op.expand(op.cast(0.0, DType.float32), shape), **bounds)
 
 
+def _uniform(op: Lowering, shape: Sequence[Dim], low: float = 0.0, high: float = 1.0) -> Value:
+    return _random(op, "RandomUniform", shape, low=float(low), high=float(high))
+
+
+def _normal(op: Lowering, shape: Sequence[Dim], mean: float = 0.0, scale: float = 1.0) -> Value:
+    return _random(op, "RandomNormal", shape, mean=float(mean), scale=float(scale))
+
+
 @lowers("aten.rand.default", "aten.rand_like.default")
 def uniform_noise(op: Lowering, *_ignored: Any, **_keywords: Any) -> Value:
-    return op.cast(_uniform(op, op.result_shape), op.result_type)
+    return op.cast(_uniform(op, op.result_shape))
 
 
 @lowers("aten.uniform.default")
 def uniform(op: Lowering, x: Value, low: float = 0.0, high: float = 1.0, **_keywords: Any) -> Value:
-    return op.cast(_uniform(op, op.result_shape, low, high), op.result_type)
+    return op.cast(_uniform(op, op.result_shape, low, high))
 
 
 @lowers("aten.randn.default", "aten.randn_like.default")
 def normal_noise(op: Lowering, *_ignored: Any, **_keywords: Any) -> Value:
-    return op.cast(_uniform(op, op.result_shape, normal=True), op.result_type)
+    return op.cast(_normal(op, op.result_shape))
 
 
 @lowers("aten.normal_functional.default", "aten.normal.float_float")
 def normal(op: Lowering, x: Value | float, mean: float = 0.0, scale: float = 1.0, *_ignored: Any, **_kw: Any) -> Value:
     if not isinstance(x, Value):
         mean, scale = x, mean
-    return op.cast(_uniform(op, op.result_shape, mean, scale, normal=True), op.result_type)
+    return op.cast(_normal(op, op.result_shape, mean, scale))
 
 
 @lowers("aten.normal.Tensor_float", "aten.normal.float_Tensor", "aten.normal.Tensor_Tensor")
 def normal_of_each(op: Lowering, mean: Operand = 0.0, scale: Operand = 1.0, **_keywords: Any) -> Value:
-    noise = op.cast(_uniform(op, op.result_shape, normal=True), op.result_type)
-    return op.Add(op.Mul(noise, op.cast(scale, op.result_type)), op.cast(mean, op.result_type))
+    noise = op.cast(_normal(op, op.result_shape))
+    return op.Add(op.Mul(noise, op.cast(scale)), op.cast(mean))
 
 
 @lowers("aten.randint.default", "aten.randint.low", "aten.randint_like.default", "aten.randint_like.low_dtype")
@@ -108,25 +116,24 @@ def integer_noise(op: Lowering, *arguments: Any, **_keywords: Any) -> Value:
     bounds = [argument for argument in arguments if isinstance(argument, int)]
     low, high = bounds if len(bounds) == 2 else (0, *bounds)
     noise = op.Floor(_uniform(op, op.result_shape, low, high))
-    return op.cast(op.Min(noise, float(high - 1)), op.result_type)  # rounding may reach the end
+    return op.cast(op.Min(noise, float(high - 1)))  # rounding may reach the end
 
 
 @lowers("aten.randperm.default")
 def permutation(op: Lowering, count: Dim, **_keywords: Any) -> Value:
     _, places = op.TopK(_uniform(op, [count]), op.row([count]), outputs=2, axis=0)
-    return op.cast(places, op.result_type)
+    return op.cast(places)
 
 
 @lowers("aten.bernoulli.default", "aten.bernoulli.p")
 def coins(op: Lowering, x: Value, chance: float | None = None, **_keywords: Any) -> Value:
     odds = op.cast(x, DType.float32) if chance is None else op.cast(float(chance), DType.float32)
-    return op.cast(op.Less(_uniform(op, op.result_shape), odds), op.result_type)
+    return op.cast(op.Less(_uniform(op, op.result_shape), odds))
 
 
 @lowers("aten.exponential.default")
 def exponential(op: Lowering, x: Value, rate: float = 1.0, **_keywords: Any) -> Value:
-    tiny = float(np.finfo(np.float32).tiny)
-    return op.cast(op.Mul(op.Log(_uniform(op, op.result_shape, tiny, 1.0)), -1.0 / rate), op.result_type)
+    return op.cast(op.Mul(op.Log(_uniform(op, op.result_shape, _TINY)), -1.0 / rate))
 
 
 @lowers("aten.multinomial.default")
@@ -137,8 +144,7 @@ def draws(op: Lowering, weights: Value, count: int, replacement: bool = False, *
         weights = op.Unsqueeze(weights, [-2])
     else:
         shape = list(weights.shape)
-    tiny = float(np.finfo(np.float32).tiny)
-    noise = op.Neg(op.Log(op.Neg(op.Log(_uniform(op, shape, tiny, 1.0)))))
+    noise = op.Neg(op.Log(op.Neg(op.Log(_uniform(op, shape, _TINY)))))
     scores = op.Add(op.Log(op.cast(weights, DType.float32)), noise)
     if replacement and count != 1:
         return op.ArgMax(scores, axis=-1, keepdims=0)

@@ -41,10 +41,10 @@ def _unary(name: str, onnx: str, *, to_float: bool) -> None:
     @lowers(f"aten.{name}.default")
     def lower(op: Lowering, x: Value) -> Value:
         if to_float:
-            return op(onnx, op.cast(x, op.result_type))
+            return op(onnx, op.cast(x))
         if onnx == "Relu" and x.dtype.is_integer:  # which runtimes have no kernel for
             return op.Max(x, 0)
-        return x if x.dtype is DType.bool or (x.dtype.name.startswith("uint") and onnx == "Abs") else op(onnx, x)
+        return x if x.dtype is DType.bool or (x.dtype.is_unsigned and onnx == "Abs") else op(onnx, x)
 
 
 def _rounding(name: str, onnx: str) -> None:
@@ -89,7 +89,7 @@ for _name, _onnx in _LOGICAL.items():
 
 
 def _arithmetic(op: Lowering, onnx: str, a: Operand, b: Operand) -> Value:
-    return op(onnx, op.cast(a, op.result_type), op.cast(b, op.result_type))
+    return op(onnx, op.cast(a), op.cast(b))
 
 
 @lowers("aten.add.Tensor", "aten.add.Scalar")
@@ -97,27 +97,27 @@ def add(op: Lowering, a: Value, b: Operand, *, alpha: float = 1) -> Value:
     if op.result_type is DType.bool:
         return op.Or(*op.promoted(a, b))
     if alpha != 1:
-        b = op.Mul(op.cast(b, op.result_type), alpha)
-    return op.cast(a, op.result_type) if _is_number(b, 0) else _arithmetic(op, "Add", a, b)
+        b = op.Mul(op.cast(b), alpha)
+    return op.cast(a) if _is_number(b, 0) else _arithmetic(op, "Add", a, b)
 
 
 @lowers("aten.sub.Tensor", "aten.sub.Scalar")
 def sub(op: Lowering, a: Value, b: Operand, *, alpha: float = 1) -> Value:
     if alpha != 1:
-        b = op.Mul(op.cast(b, op.result_type), alpha)
+        b = op.Mul(op.cast(b), alpha)
     return _arithmetic(op, "Sub", a, b)
 
 
 @lowers("aten.rsub.Scalar", "aten.rsub.Tensor")
 def rsub(op: Lowering, a: Value, b: Operand, *, alpha: float = 1) -> Value:
-    return _arithmetic(op, "Sub", b, a if alpha == 1 else op.Mul(op.cast(a, op.result_type), alpha))
+    return _arithmetic(op, "Sub", b, a if alpha == 1 else op.Mul(op.cast(a), alpha))
 
 
 @lowers("aten.mul.Tensor", "aten.mul.Scalar")
 def mul(op: Lowering, a: Value, b: Operand) -> Value:
     if op.result_type is DType.bool:
         return op.And(*op.promoted(a, b))
-    return op.cast(a, op.result_type) if _is_number(b, 1) else _arithmetic(op, "Mul", a, b)
+    return op.cast(a) if _is_number(b, 1) else _arithmetic(op, "Mul", a, b)
 
 
 @lowers("aten.div.Tensor", "aten.div.Scalar")
@@ -127,7 +127,7 @@ def div(op: Lowering, a: Value, b: Operand) -> Value:
 
 @lowers("aten.div.Tensor_mode", "aten.div.Scalar_mode")
 def div_mode(op: Lowering, a: Value, b: Operand, *, rounding_mode: str | None = None) -> Value:
-    a, b = op.cast(a, op.result_type), op.cast(b, op.result_type)
+    a, b = op.cast(a), op.cast(b)
     if rounding_mode == "floor":
         return floor_quotient(op, a, b)
     quotient = op.Div(a, b)
@@ -167,12 +167,12 @@ def truncate(op: Lowering, x: Value) -> Value:
 
 @lowers("aten.fmod.Tensor", "aten.fmod.Scalar")
 def fmod(op: Lowering, a: Value, b: Operand) -> Value:
-    return op.Mod(op.cast(a, op.result_type), op.cast(b, op.result_type), fmod=1)
+    return op.Mod(op.cast(a), op.cast(b), fmod=1)
 
 
 @lowers("aten.remainder.Tensor", "aten.remainder.Scalar", "aten.remainder.Scalar_Tensor")
 def remainder(op: Lowering, a: Operand, b: Operand) -> Value:
-    a, b = op.cast(a, op.result_type), op.cast(b, op.result_type)
+    a, b = op.cast(a), op.cast(b)
     if op.result_type.is_integer:
         return op.Mod(a, b)
     rest, is_opposite = _rest(op, a, b)
@@ -181,11 +181,11 @@ def remainder(op: Lowering, a: Operand, b: Operand) -> Value:
 
 @lowers("aten.pow.Tensor_Scalar", "aten.pow.Tensor_Tensor", "aten.pow.Scalar")
 def power(op: Lowering, a: Operand, b: Operand) -> Value:
-    a = op.cast(a, op.result_type)
+    a = op.cast(a)
     if _is_number(b, 2):
         return op.Mul(a, a)
     if op.result_type.is_float:
-        return op.Sqrt(a) if _is_number(b, 0.5) else op.Pow(a, op.cast(b, op.result_type))
+        return op.Sqrt(a) if _is_number(b, 0.5) else op.Pow(a, op.cast(b))
     return _integer_power(op, a, b)
 
 
@@ -197,22 +197,22 @@ def _integer_power(op: Lowering, a: Value, b: Operand) -> Value:
     wide = DType.int64 if a.dtype is DType.int64 else DType.int32
     a, b = op.cast(a, wide), op.cast(b, wide)
     is_lost = op.And(op.Less(b, 0), op.Not(op.Equal(op.Abs(a), 1)))
-    return op.cast(op.Where(is_lost, op.cast(0, wide), op.Pow(a, op.Abs(b))), op.result_type)
+    return op.cast(op.Where(is_lost, op.cast(0, wide), op.Pow(a, op.Abs(b))))
 
 
 @lowers("aten.rsqrt.default")
 def rsqrt(op: Lowering, x: Value) -> Value:
-    return op.Reciprocal(op.Sqrt(op.cast(x, op.result_type)))
+    return op.Reciprocal(op.Sqrt(op.cast(x)))
 
 
 @lowers("aten.neg.default")
 def negative(op: Lowering, x: Value) -> Value:
-    return op.Sub(0, x) if x.dtype.name.startswith("uint") else op.Neg(x)
+    return op.Sub(0, x) if x.dtype.is_unsigned else op.Neg(x)
 
 
 @lowers("aten.square.default")
 def square(op: Lowering, x: Value) -> Value:
-    x = op.cast(x, op.result_type)
+    x = op.cast(x)
     return op.Mul(x, x)
 
 
@@ -264,18 +264,18 @@ def is_special(op: Lowering, x: Value) -> Value:
 
 @lowers("aten.where.self", "aten.where.ScalarOther", "aten.where.ScalarSelf", "aten.where.Scalar")
 def where(op: Lowering, condition: Value, a: Operand, b: Operand) -> Value:
-    return op.choose(op.cast(condition, DType.bool), op.cast(a, op.result_type), op.cast(b, op.result_type))
+    return op.choose(op.cast(condition, DType.bool), op.cast(a), op.cast(b))
 
 
 @lowers("aten.masked_fill.Scalar", "aten.masked_fill.Tensor")
 def masked_fill(op: Lowering, x: Value, mask: Value, value: Operand) -> Value:
-    return op.choose(op.cast(mask, DType.bool), op.cast(value, op.result_type), x)
+    return op.choose(op.cast(mask, DType.bool), op.cast(value), x)
 
 
 @lowers("aten.clamp.default", "aten.clamp.Tensor")
 def clamp(op: Lowering, x: Value, low: Operand = None, high: Operand = None) -> Value:
-    bounds = [None if bound is None else op.cast(bound, op.result_type) for bound in (low, high)]
-    x = op.cast(x, op.result_type)
+    bounds = [None if bound is None else op.cast(bound) for bound in (low, high)]
+    x = op.cast(x)
     if all(bound is None or bound.type.rank == 0 for bound in bounds):
         return op.Clip(x, *bounds)
     x = x if bounds[0] is None else op.Max(x, bounds[0])
@@ -305,7 +305,7 @@ def reinterpret(op: Lowering, x: Value, dtype: Any) -> Value:
     "aten.type_as.default",
 )
 def to_copy(op: Lowering, x: Value, *_ignored: Any, **_keywords: Any) -> Value:
-    return op.cast(x, op.result_type)
+    return op.cast(x)
 
 
 @lowers(

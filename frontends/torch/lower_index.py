@@ -10,10 +10,8 @@ from ...ir.dims import Dim
 from ...ir.graph import Value
 from ...ir.types import DType
 from .keep import keep
-from .lower_shape import permute
-from .lowering import Lowering, lowers
-
-_END = np.iinfo(np.int64).max
+from .lower_shape import permute, select
+from .lowering import END, Lowering, lowers
 
 
 def _in_a_row(op: Lowering, function: Callable[..., Value], x: Value, *values: Operand) -> Value:
@@ -144,8 +142,8 @@ def slice_scatter(
     if first > 0:
         parts.insert(0, op.Slice(x, [0], [first], [axis]))
     if beyond < size:
-        parts.append(op.Slice(x, [beyond], [_END], [axis]))
-    return source if len(parts) == 1 else op.Concat(*parts, axis=axis)
+        parts.append(op.Slice(x, [beyond], [END], [axis]))
+    return op.joined(parts, axis)
 
 
 def _write_slice(op: Lowering, x: Value, source: Value, axis: int, start: Dim, step: int) -> Value:
@@ -163,7 +161,7 @@ def _write_slice(op: Lowering, x: Value, source: Value, axis: int, start: Dim, s
 # -- at places given by tensors
 
 
-def _coordinates(op: Lowering, x: Value, indices: Sequence[Value | None]) -> tuple[list[int], list[Value]]:
+def _coordinates(op: Lowering, indices: Sequence[Value | None]) -> tuple[list[int], list[Value]]:
     """The axes that are indexed, and integer indices for each; a mask stands for those of its elements that are set."""
     axes: list[int] = []
     chosen: list[Value] = []
@@ -174,7 +172,7 @@ def _coordinates(op: Lowering, x: Value, indices: Sequence[Value | None]) -> tup
         elif index.dtype in (DType.bool, DType.uint8):
             rank = index.type.rank
             places = op.NonZero(op.cast(index, DType.bool))
-            chosen += [op.Gather(places, op.constant(np.asarray(row)), axis=0) for row in range(rank)]
+            chosen += [select(op, places, 0, row) for row in range(rank)]
             axes += range(axis, axis + rank)
             axis += rank
         else:
@@ -193,8 +191,7 @@ def _common_shape(values: Sequence[Value]) -> list[Dim]:
 
 def _columns(op: Lowering, chosen: Sequence[Value], common: Sequence[Dim]) -> Value:
     """Indices as GatherND and ScatterND take them: the coordinates of a place along the last axis."""
-    columns = [op.Unsqueeze(op.expand(index, common), [-1]) for index in chosen]
-    return columns[0] if len(columns) == 1 else op.Concat(*columns, axis=-1)
+    return op.joined([op.Unsqueeze(op.expand(index, common), [-1]) for index in chosen], -1)
 
 
 def _are_neighbours(indices: Sequence[Value | None]) -> bool:
@@ -208,7 +205,7 @@ def index_tensor(op: Lowering, x: Value, indices: Sequence[Value | None]) -> Val
     """Advanced indexing; what the tensors select comes first unless they are neighbours."""
     if any(index is not None and index.dtype is DType.bool and not index.type.rank for index in indices):
         return keep(op, x, indices)
-    axes, chosen = _coordinates(op, x, indices)
+    axes, chosen = _coordinates(op, indices)
     if len(axes) == 1:
         return op.Gather(x, chosen[0], axis=axes[0])
     rank = x.type.rank
@@ -231,7 +228,7 @@ def index_put(
     masked = _put_where(op, x, indices, source, accumulate)
     if masked is not None:
         return masked
-    axes, chosen = _coordinates(op, x, indices)
+    axes, chosen = _coordinates(op, indices)
     rank = x.type.rank
     rest = [axis for axis in range(rank) if axis not in axes]
     before = axes[0] if _are_neighbours(indices) else 0
@@ -306,7 +303,7 @@ def masked_scatter(op: Lowering, x: Value, mask: Value, source: Value) -> Value:
     mask, x = op.expand(mask, shape), op.expand(x, shape)
     if 0 in source.shape:
         return x
-    last = op.constant(np.asarray(0))
+    last = op.constant(0)
     seen = op.CumSum(op.cast(op.flat(op.reshape(mask, mask.shape or [1])), DType.int64), last)
     elements = op.flat(op.reshape(source, source.shape or [1]))
     if not source.type.is_static:  # there may be none, but what the mask leaves out asks for the first

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from ...ir.graph import Value
+from ...ir.types import DType
 from .lowering import Lowering, lowers
 
 
@@ -83,9 +84,14 @@ def _batch_norm(
     op: Lowering, x: Value, weight: Value | None, bias: Value | None, mean: Value, variance: Value, eps: float
 ) -> Value:
     channels = mean.type.static_shape
-    weight = weight or op.constant(np.ones(channels, mean.dtype.numpy))
-    bias = bias or op.constant(np.zeros(channels, mean.dtype.numpy))
+    weight = _parameter(op, weight, 1, channels, mean.dtype)
+    bias = _parameter(op, bias, 0, channels, mean.dtype)
     return op.BatchNormalization(x, weight, bias, mean, variance, epsilon=float(eps))
+
+
+def _parameter(op: Lowering, given: Value | None, number: float, shape: Sequence[int] | int, dtype: DType) -> Value:
+    """A weight or a bias; one number everywhere if the layer has none."""
+    return op.constant(np.full(shape, number, dtype.numpy)) if given is None else given
 
 
 def _normalized_by_batch(
@@ -93,12 +99,17 @@ def _normalized_by_batch(
 ) -> tuple[Value, Value, Value]:
     """A batch normalized by its own statistics; its mean and the inverse of its deviation, by channel."""
     axes = [axis for axis in range(x.type.rank) if axis != 1]
-    mean = op.ReduceMean(x, axes, keepdims=1)
-    deviation = op.Sub(x, mean)
-    variance = op.ReduceMean(op.Mul(deviation, deviation), axes, keepdims=1)
-    inverse = op.Reciprocal(op.Sqrt(op.Add(variance, float(eps))))
-    y = _scaled(op, op.Mul(deviation, inverse), weight, bias)
+    mean, deviations, inverse = _statistics(op, x, axes, eps)
+    y = _scaled(op, op.Mul(deviations, inverse), weight, bias)
     return y, op.Squeeze(mean, axes), op.Squeeze(inverse, axes)
+
+
+def _statistics(op: Lowering, x: Value, axes: Sequence[int], eps: float) -> tuple[Value, Value, Value]:
+    """The mean along axes, which stay as ones, the deviations from it, and the inverse of the standard deviation."""
+    mean = op.ReduceMean(x, axes, keepdims=1)
+    deviations = op.Sub(x, mean)
+    variance = op.ReduceMean(op.Mul(deviations, deviations), axes, keepdims=1)
+    return mean, deviations, op.Reciprocal(op.Sqrt(op.Add(variance, float(eps))))
 
 
 def _scaled(op: Lowering, x: Value, weight: Value | None, bias: Value | None) -> Value:
@@ -124,8 +135,8 @@ def instance_norm(
     if not own_statistics and mean is not None and variance is not None:
         return _batch_norm(op, x, weight, bias, mean, variance, eps)
     channels = op.result.shape[1]
-    weight = weight or op.constant(np.ones(channels, x.dtype.numpy))
-    bias = bias or op.constant(np.zeros(channels, x.dtype.numpy))
+    weight = _parameter(op, weight, 1, channels, x.dtype)
+    bias = _parameter(op, bias, 0, channels, x.dtype)
     return op.InstanceNormalization(x, weight, bias, epsilon=float(eps))
 
 
@@ -139,7 +150,7 @@ def layer_norm(
     eps: float = 1e-5,
     *_ignored: Any,
 ) -> Value:
-    weight = weight or op.constant(np.ones(shape, x.dtype.numpy))
+    weight = _parameter(op, weight, 1, shape, x.dtype)
     return op.LayerNormalization(x, weight, bias, axis=-len(shape), epsilon=float(eps))
 
 
@@ -149,16 +160,16 @@ def native_layer_norm(
 ) -> tuple[Value, ...]:
     if not op.is_read(1) and not op.is_read(2):
         return (layer_norm(op, x, shape, weight, bias, eps), x, x)
-    weight = weight or op.constant(np.ones(shape, x.dtype.numpy))
+    weight = _parameter(op, weight, 1, shape, x.dtype)
     y, *statistics = op.LayerNormalization(x, weight, bias, outputs=3, axis=-len(shape), epsilon=float(eps))
-    return y, *(op.cast(value, op.result_type) for value in statistics)
+    return y, *(op.cast(value) for value in statistics)
 
 
 @lowers("aten.rms_norm.default")
 def rms_norm(
     op: Lowering, x: Value, shape: Sequence[int], weight: Value | None = None, eps: float | None = None
 ) -> Value:
-    weight = weight or op.constant(np.ones(shape, x.dtype.numpy))
+    weight = _parameter(op, weight, 1, shape, x.dtype)
     epsilon = torch.finfo(op.result.dtype).eps if eps is None else float(eps)
     return op.RMSNormalization(x, weight, axis=-len(shape), epsilon=epsilon)
 
@@ -175,8 +186,8 @@ def group_norm(
 ) -> Value:
     channels = x.shape[1]
     assert isinstance(channels, int)  # torch divides it by the groups while it exports
-    weight = weight or op.constant(np.ones(channels, x.dtype.numpy))
-    bias = bias or op.constant(np.zeros(channels, x.dtype.numpy))
+    weight = _parameter(op, weight, 1, channels, x.dtype)
+    bias = _parameter(op, bias, 0, channels, x.dtype)
     return op.GroupNormalization(x, weight, bias, num_groups=groups, epsilon=float(eps))
 
 
@@ -197,7 +208,5 @@ def native_group_norm(
     if not op.is_read(1) and not op.is_read(2):
         return y, x, x
     parts = op.Reshape(x, op.row([x.shape[0], groups, -1]))
-    mean = op.ReduceMean(parts, [2], keepdims=1)
-    deviation = op.Sub(parts, mean)
-    variance = op.ReduceMean(op.Mul(deviation, deviation), [2], keepdims=0)
-    return y, op.Squeeze(mean, [2]), op.Reciprocal(op.Sqrt(op.Add(variance, float(eps))))
+    mean, _, inverse = _statistics(op, parts, [2], eps)
+    return y, op.Squeeze(mean, [2]), op.Squeeze(inverse, [2])

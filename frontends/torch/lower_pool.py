@@ -1,7 +1,7 @@
 """Lowerings of pooling."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any
 
@@ -25,10 +25,7 @@ def max_pool(
     ceil_mode: bool = False,
 ) -> Value:
     spatial = _spatial(op)
-    attributes = _window(kernel, stride, padding, spatial) | {
-        "dilations": spread(dilation, spatial),
-        "ceil_mode": int(ceil_mode),
-    }
+    attributes = _window_of_maxima(kernel, stride, padding, dilation, ceil_mode, spatial)
     return op.batched(x, spatial, lambda batch: op.MaxPool(batch, **attributes))
 
 
@@ -46,10 +43,7 @@ def max_pool_with_indices(
     if not op.is_read(1):
         return max_pool(op, x, kernel, stride, padding, dilation, ceil_mode), None
     spatial = _spatial(op)
-    attributes = _window(kernel, stride, padding, spatial) | {
-        "dilations": spread(dilation, spatial),
-        "ceil_mode": int(ceil_mode),
-    }
+    attributes = _window_of_maxima(kernel, stride, padding, dilation, ceil_mode, spatial)
     is_single = x.type.rank == spatial + 1
     batch = op.Unsqueeze(x, [0]) if is_single else x
     results = op.MaxPool(batch, outputs=2, **attributes)
@@ -62,6 +56,20 @@ def _window(kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]
         "kernel_shape": spread(kernel, spatial),
         "strides": spread(stride or kernel, spatial),
         "pads": spread(padding, spatial) * 2,
+    }
+
+
+def _window_of_maxima(
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+    spatial: int,
+) -> dict[str, Any]:
+    return _window(kernel, stride, padding, spatial) | {
+        "dilations": spread(dilation, spatial),
+        "ceil_mode": int(ceil_mode),
     }
 
 
@@ -97,13 +105,21 @@ def average_pool(
     "aten._adaptive_avg_pool3d.default",
 )
 def adaptive_average_pool(op: Lowering, x: Value, size: Sequence[Dim]) -> Value:
+    return _adaptive_pool(op, x, size, "Average", _average_along)
+
+
+def _adaptive_pool(
+    op: Lowering, x: Value, size: Sequence[Dim], kind: str, along: Callable[[Lowering, Value, int, Any], Value]
+) -> Value:
+    """Pool with one of ONNX's operators where all windows are alike, otherwise along one axis after the other."""
+
     def pool(batch: Value) -> Value:
         if all(wanted == 1 for wanted in size):
-            return op.GlobalAveragePool(batch)
+            return op(f"Global{kind}Pool", batch)
         kernel = _uniform_kernel(batch, size)
         if kernel is not None:
-            return op.AveragePool(batch, kernel_shape=kernel, strides=kernel)
-        return reduce(lambda y, axis: _average_along(op, y, -1 - axis, size[-1 - axis]), range(len(size)), batch)
+            return op(f"{kind}Pool", batch, kernel_shape=kernel, strides=kernel)
+        return reduce(lambda y, axis: along(op, y, -1 - axis, size[-1 - axis]), range(len(size)), batch)
 
     return op.batched(x, len(size), pool)
 
@@ -148,16 +164,7 @@ def _bounds(have: int, wanted: int) -> list[tuple[int, int]]:
 def adaptive_max_pool(op: Lowering, x: Value, size: Sequence[int]) -> tuple[Value, Value | None]:
     if op.is_read(1):
         return _adaptive_maxima_with_places(op, x, size)
-
-    def pool(batch: Value) -> Value:
-        if all(wanted == 1 for wanted in size):
-            return op.GlobalMaxPool(batch)
-        kernel = _uniform_kernel(batch, size)
-        if kernel is not None:
-            return op.MaxPool(batch, kernel_shape=kernel, strides=kernel)
-        return reduce(lambda y, axis: _maxima_along(op, y, -1 - axis, size[-1 - axis]), range(len(size)), batch)
-
-    return op.batched(x, len(size), pool), None
+    return _adaptive_pool(op, x, size, "Max", _maxima_along), None
 
 
 def _maxima_along(op: Lowering, x: Value, axis: int, wanted: int) -> Value:

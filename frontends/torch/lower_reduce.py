@@ -29,12 +29,12 @@ def _is_of_nothing(x: Value, axes: Axes) -> bool:
 def mean(op: Lowering, x: Value, axes: Axes = None, keepdim: bool = False, **_keywords: Any) -> Value:
     if _is_of_nothing(x, axes):  # ONNX leaves open what that is
         return op.filled(math.nan)
-    return _reduce(op, "ReduceMean", op.cast(x, op.result_type), axes, keepdim)
+    return _reduce(op, "ReduceMean", op.cast(x), axes, keepdim)
 
 
 @lowers("aten.sum.dim_IntList", "aten.sum.default")
 def total(op: Lowering, x: Value, axes: Axes = None, keepdim: bool = False, **_keywords: Any) -> Value:
-    return _reduce(op, "ReduceSum", op.cast(x, op.result_type), axes, keepdim)
+    return _reduce(op, "ReduceSum", op.cast(x), axes, keepdim)
 
 
 @lowers("aten.nansum.default")
@@ -45,7 +45,7 @@ def total_of_numbers(op: Lowering, x: Value, axes: Axes = None, keepdim: bool = 
 
 @lowers("aten.prod.dim_int", "aten.prod.default")
 def product(op: Lowering, x: Value, axes: Axes = None, keepdim: bool = False, **_keywords: Any) -> Value:
-    return _reduce(op, "ReduceProd", op.cast(x, op.result_type), axes, keepdim)
+    return _reduce(op, "ReduceProd", op.cast(x), axes, keepdim)
 
 
 @lowers("aten.amax.default", "aten.max.default")
@@ -68,7 +68,7 @@ def any_of(op: Lowering, x: Value, axes: Axes = None, keepdim: bool = False) -> 
     if _is_of_nothing(x, axes):
         return op.filled(False)
     flags = op.cast(op.cast(x, DType.bool), DType.int32)
-    return op.cast(_reduce(op, "ReduceMax", flags, axes, keepdim), op.result_type)
+    return op.cast(_reduce(op, "ReduceMax", flags, axes, keepdim))
 
 
 @lowers("aten.all.dim", "aten.all.dims", "aten.all.default", "aten._is_all_true.default")
@@ -76,7 +76,7 @@ def all_of(op: Lowering, x: Value, axes: Axes = None, keepdim: bool = False) -> 
     if _is_of_nothing(x, axes):
         return op.filled(True)
     flags = op.cast(op.cast(x, DType.bool), DType.int32)
-    return op.cast(_reduce(op, "ReduceMin", flags, axes, keepdim), op.result_type)
+    return op.cast(_reduce(op, "ReduceMin", flags, axes, keepdim))
 
 
 @lowers("aten.count_nonzero.default", "aten.count_nonzero.dim_IntList")
@@ -149,7 +149,7 @@ def _unbiased(op: Lowering, sizes: Sequence[Dim], correction: float, dtype: DTyp
 def vector_norm(
     op: Lowering, x: Value, order: float = 2, axes: Axes = None, keepdim: bool = False, **_kw: Any
 ) -> Value:
-    x = op.cast(x, op.result_type)
+    x = op.cast(x)
     if x.type.rank == 0 and order:
         return op.Abs(x)
     return norm(op, x, order, axes, keepdim)
@@ -168,7 +168,7 @@ def norm(op: Lowering, x: Value, order: float, axes: Axes, keepdim: bool) -> Val
 
 @lowers("aten.dist.default")
 def distance(op: Lowering, a: Value, b: Value, order: float = 2) -> Value:
-    return vector_norm(op, op.Sub(op.cast(a, op.result_type), op.cast(b, op.result_type)), order)
+    return vector_norm(op, op.Sub(op.cast(a), op.cast(b)), order)
 
 
 _MANY = 1 << 24

@@ -9,7 +9,8 @@ from ...ir.dims import Dim
 from ...ir.graph import Value
 from ...ir.types import DType
 from .keep import keep
-from .lowering import Lowering, lowers
+from .lower_shape import select
+from .lowering import END, Lowering, lowers
 
 _SMOOTH = ("upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d")
 _ANTIALIASED = ("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa")
@@ -31,7 +32,7 @@ def upsample(op: Lowering, x: Value, size: Sequence[Dim] | None, align: bool, *f
     }
     if align:  # corners tell the scale by themselves
         return _resize(op, x, None, **how)
-    scales = _scales(op, x, size, factors)
+    scales = _scales(op, x, factors)
     return keep(op, x, size, align, *factors) if scales == () else _resize(op, x, scales, **how)
 
 
@@ -40,11 +41,11 @@ def upsample_nearest(op: Lowering, x: Value, size: Sequence[Dim] | None, *factor
     exact = {"coordinate_transformation_mode": "half_pixel", "nearest_mode": "round_prefer_ceil"}
     floor = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     how = exact if "exact" in str(op.node.target) else floor
-    scales = _scales(op, x, size, factors)
+    scales = _scales(op, x, factors)
     return keep(op, x, size, *factors) if scales == () else _resize(op, x, scales, mode="nearest", **how)
 
 
-def _scales(op: Lowering, x: Value, size: Sequence[Dim] | None, factors: Sequence[Any]) -> Sequence[float] | None:
+def _scales(op: Lowering, x: Value, factors: Sequence[Any]) -> Sequence[float] | None:
     """The scales by axis, given as a list or one by one; none where a size is asked for that doesn't belong to them."""
     given = factors[0] if factors and isinstance(factors[0], list | tuple) else factors
     if not given or None in given:
@@ -128,16 +129,16 @@ def columns_to_image(
 @lowers("torchvision.nms.default")
 def non_max_suppression(op: Lowering, boxes: Value, scores: Value, threshold: float) -> Value:
     """The places of the boxes that are kept, the best first."""
-    limit = op.constant(np.asarray([np.iinfo(np.int64).max]))
+    limit = op.constant([END])
     overlap = op.constant(np.asarray([threshold], np.float32))
     boxes, scores = op.cast(boxes, DType.float32), op.cast(scores, DType.float32)
     kept = op.NonMaxSuppression(op.Unsqueeze(boxes, [0]), op.Unsqueeze(scores, [0, 1]), limit, overlap)
-    return op.Gather(kept, op.constant(np.asarray(2)), axis=1)
+    return select(op, kept, 1, 2)
 
 
 def _regions(op: Lowering, regions: Value) -> tuple[Value, Value]:
     """The boxes `[n, 4]` and the image of each."""
-    image = op.cast(op.Gather(regions, op.constant(np.asarray(0)), axis=1), DType.int64)
+    image = op.cast(select(op, regions, 1, 0), DType.int64)
     return op.Slice(regions, [1], [5], [1]), image
 
 

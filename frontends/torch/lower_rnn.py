@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ...ir.builder import Builder
 from ...ir.graph import Graph, Value
 from ...ir.types import TensorType
+from .lower_shape import select
 from .lowering import Lowering, lowers
 
 _LSTM = (0, 3, 1, 2)
@@ -96,7 +95,7 @@ class _Stack:
             x, *last = self._layer(operator, x, own, layers.cells(layer), attributes)
             for end, value in zip(ends, last, strict=True):
                 end.append(value)
-        joined = [end[0] if layers.count == 1 else op.Concat(*end, axis=0) for end in ends]
+        joined = [op.joined(end, 0) for end in ends]
         if is_single:
             return op.Squeeze(x, [1]), *(op.Squeeze(end, [1]) for end in joined)
         return op.Transpose(x, perm=(1, 0, 2)) if layers.batch_first else x, *joined
@@ -144,9 +143,7 @@ class _Stack:
 
     def _joined(self, values: Sequence[Value]) -> Value:
         """The weights of all directions along a first axis."""
-        op = self.op
-        rows = [op.Unsqueeze(value, [0]) for value in values]
-        return rows[0] if len(rows) == 1 else op.Concat(*rows, axis=0)
+        return self.op.joined([self.op.Unsqueeze(value, [0]) for value in values], 0)
 
 
 class _ProjectedStack(_Stack):
@@ -166,14 +163,11 @@ class _ProjectedStack(_Stack):
         op = self.op
         ends: list[list[Value]] = [[], [], []]
         for direction, cell in enumerate(cells):
-            start = [op.Gather(state, op.constant(np.asarray(direction)), axis=0) for state in states]
+            start = [select(op, state, 0, direction) for state in states]
             hidden, memory, y = self._scan(x, start, cell, direction)
             for end, value in zip(ends, (y, op.Unsqueeze(hidden, [0]), op.Unsqueeze(memory, [0])), strict=True):
                 end.append(value)
-        axes = (-1, 0, 0)
-        return tuple(
-            end[0] if len(end) == 1 else op.Concat(*end, axis=axis) for end, axis in zip(ends, axes, strict=True)
-        )
+        return tuple(op.joined(end, axis) for end, axis in zip(ends, (-1, 0, 0), strict=True))
 
     def _scan(
         self, x: Value, start: Sequence[Value], cell: Sequence[Value], direction: int

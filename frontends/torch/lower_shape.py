@@ -3,13 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from ...ir.dims import Dim
 from ...ir.graph import Value
-from .lowering import Lowering, lowers, normal_axes
-
-_END = np.iinfo(np.int64).max
+from .lowering import END, Lowering, lowers, normal_axes
 
 
 @lowers(
@@ -75,8 +71,8 @@ def slice_tensor(
     op: Lowering, x: Value, axis: int = 0, start: Dim | None = None, end: Dim | None = None, step: int = 1
 ) -> Value:
     begin: Dim = 0 if start is None else start
-    until: Dim = _END if end is None or end == x.shape[axis] else end
-    if begin == 0 and step == 1 and (until == _END or op.dim(op.result.shape[axis]) == x.shape[axis]):
+    until: Dim = END if end is None or end == x.shape[axis] else end
+    if begin == 0 and step == 1 and (until == END or op.dim(op.result.shape[axis]) == x.shape[axis]):
         return x
     return op.Slice(x, op.row([begin]), op.row([until]), [axis], None if step == 1 else [step])
 
@@ -92,22 +88,22 @@ def narrow(op: Lowering, x: Value, axis: int, start: Dim, length: Dim) -> Value:
 @lowers("aten.select.int", "aten.select_copy.int")
 def select(op: Lowering, x: Value, axis: int, index: Dim) -> Value:
     if isinstance(index, int):
-        return op.Gather(x, op.constant(np.asarray(index, dtype=np.int64)), axis=axis)
+        return op.Gather(x, op.constant(index), axis=axis)
     return op.Squeeze(op.Gather(x, op.size(index), axis=axis), [axis])
 
 
 @lowers("aten.cat.default")
 def concat(op: Lowering, values: Sequence[Value], axis: int = 0) -> Value:
-    parts = [op.cast(value, op.result_type) for value in values if value.shape != (0,)]
+    parts = [op.cast(value) for value in values if value.shape != (0,)]
     if not parts:
         return op.filled(0)
-    return parts[0] if len(parts) == 1 else op.Concat(*parts, axis=axis)
+    return op.joined(parts, axis)
 
 
 @lowers("aten.stack.default")
 def stack(op: Lowering, values: Sequence[Value], axis: int = 0) -> Value:
     axis %= values[0].type.rank + 1
-    return op.Concat(*(op.Unsqueeze(op.cast(value, op.result_type), [axis]) for value in values), axis=axis)
+    return op.Concat(*(op.Unsqueeze(op.cast(value), [axis]) for value in values), axis=axis)
 
 
 @lowers(
@@ -128,8 +124,7 @@ def split(op: Lowering, x: Value, _sizes: Any, axis: int = 0) -> tuple[Value, ..
 
 @lowers("aten.unbind.int", "aten.unbind_copy.int")
 def unbind(op: Lowering, x: Value, axis: int = 0) -> tuple[Value, ...]:
-    count = len(op.node.meta["val"])
-    return tuple(op.Gather(x, op.constant(np.asarray(index, dtype=np.int64)), axis=axis) for index in range(count))
+    return tuple(select(op, x, axis, index) for index in range(len(op.node.meta["val"])))
 
 
 @lowers("aten.copy.default")
@@ -139,7 +134,7 @@ def copy(op: Lowering, x: Value, source: Value, *_ignored: Any) -> Value:
 
 @lowers("aten.tril.default", "aten.triu.default")
 def triangle(op: Lowering, x: Value, diagonal: int = 0) -> Value:
-    offset = op.constant(np.asarray(diagonal, dtype=np.int64)) if diagonal else None
+    offset = op.constant(diagonal) if diagonal else None
     return op.Trilu(x, offset, upper=int("triu" in str(op.node.target)))
 
 
@@ -164,7 +159,7 @@ def _cropped(op: Lowering, x: Value, pairs: Sequence[tuple[Dim, Dim]]) -> tuple[
     cuts = [tuple(-size if isinstance(size, int) and size < 0 else 0 for size in pair) for pair in pairs]
     axes = [axis for axis, pair in enumerate(cuts) if any(pair)]
     if axes:
-        ends = [-cuts[axis][1] or _END for axis in axes]
+        ends = [-cuts[axis][1] or END for axis in axes]
         x = op.Slice(x, [cuts[axis][0] for axis in axes], ends, axes)
     sides = zip(*pairs, strict=True)
     return x, [max(size, 0) if isinstance(size, int) else size for side in sides for size in side]
@@ -174,7 +169,7 @@ def _cropped(op: Lowering, x: Value, pairs: Sequence[tuple[Dim, Dim]]) -> tuple[
 def flip(op: Lowering, x: Value, axes: Sequence[int]) -> Value:
     if not axes or not x.type.rank:
         return x
-    return op.Slice(x, [-1] * len(axes), [-_END] * len(axes), list(axes), [-1] * len(axes))
+    return op.Slice(x, [-1] * len(axes), [-END] * len(axes), list(axes), [-1] * len(axes))
 
 
 @lowers("aten.roll.default")
@@ -185,7 +180,7 @@ def roll(op: Lowering, x: Value, shifts: Sequence[int], axes: Sequence[int] = ()
         size = x.shape[axis]
         cut = -shift % size if isinstance(size, int) and size else -shift
         if cut:
-            x = op.Concat(op.Slice(x, [cut], [_END], [axis]), op.Slice(x, [0], [cut], [axis]), axis=axis)
+            x = op.Concat(op.Slice(x, [cut], [END], [axis]), op.Slice(x, [0], [cut], [axis]), axis=axis)
     return x
 
 

@@ -11,13 +11,14 @@ from ...ir.dims import Dim
 from ...ir.graph import Value
 from .complexes import Complex, lowers_complex, view_as_complex
 from .lower_complex import view_as_real
+from .lower_shape import select
 from .lowering import Lowering
 
 
 @lowers_complex("aten._fft_r2c.default")
 def transform_reals(op: Lowering, x: Value, axes: Sequence[int], norm: int, onesided: bool) -> Complex:
     *others, last = [axis % x.type.rank for axis in axes]
-    spectrum = op.DFT(op.Unsqueeze(x, [-1]), None, op.constant(np.asarray(last)), onesided=int(onesided))
+    spectrum = op.DFT(op.Unsqueeze(x, [-1]), None, op.constant(last), onesided=int(onesided))
     spectrum = _transformed(op, spectrum, others)
     return view_as_complex(op, _scaled(op, spectrum, [x.shape[axis] for axis in axes], -norm))
 
@@ -38,7 +39,7 @@ def transform_to_reals(op: Lowering, z: Complex, axes: Sequence[int], norm: int,
     first = op.Slice(pairs, [0], beyond, [last])
     mirrored = op.Mul(op.Slice(pairs, half, [0], [last], [-1]), np.asarray([1, -1], z.real.dtype.numpy))
     whole = _transformed(op, op.Concat(first, mirrored, axis=last), [last], inverse=True)
-    y = op.Gather(whole, op.constant(np.asarray(0)), axis=-1)
+    y = select(op, whole, -1, 0)
     return _scaled(op, y, [*(z.shape[axis] for axis in others), size], 2 - norm)
 
 
@@ -52,7 +53,7 @@ def _halves(op: Lowering, size: Dim) -> tuple[Operand, Operand]:
 
 def _transformed(op: Lowering, pairs: Value, axes: Sequence[int], *, inverse: bool = False) -> Value:
     def along(values: Value, axis: int) -> Value:
-        return op.DFT(values, None, op.constant(np.asarray(axis)), inverse=int(inverse))
+        return op.DFT(values, None, op.constant(axis), inverse=int(inverse))
 
     return reduce(along, axes, pairs)
 

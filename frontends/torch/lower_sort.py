@@ -11,9 +11,8 @@ from ...ir.graph import Value
 from ...ir.types import DType
 from .lower_elementwise import maximum
 from .lower_special import log1p
-from .lowering import Lowering, lowers
+from .lowering import END, Lowering, lowers
 
-_END = np.iinfo(np.int64).max
 Combine = Callable[[Sequence[Value], Sequence[Value]], list[Value]]
 
 
@@ -52,7 +51,7 @@ def kth_value(op: Lowering, x: Value, k: int, axis: int = -1, keepdim: bool = Fa
 
 
 def _at(op: Lowering, ordered: tuple[Value, Value], place: int, axis: int, keepdim: bool) -> tuple[Value, Value]:
-    at = op.constant(np.asarray([place] if keepdim else place, np.int64))
+    at = op.constant([place] if keepdim else place)
     values, places = (op.Gather(value, at, axis=axis) for value in ordered)
     return values, places
 
@@ -97,25 +96,24 @@ def _median(op: Lowering, x: Value, axis: int) -> tuple[Value, Value]:
 
 @lowers("aten.cumsum.default")
 def cumsum(op: Lowering, x: Value, axis: int, **_keywords: Any) -> Value:
-    x = op.cast(x, op.result_type)
-    return op.CumSum(x, op.constant(np.asarray(axis, dtype=np.int64))) if x.type.rank else x
+    x = op.cast(x)
+    return op.CumSum(x, op.constant(axis)) if x.type.rank else x
 
 
 @lowers("aten.diff.default")
 def diff(
     op: Lowering, x: Value, count: int = 1, axis: int = -1, before: Value | None = None, after: Value | None = None
 ) -> Value:
-    parts = [op.cast(part, op.result_type) for part in (before, x, after) if part is not None]
-    x = parts[0] if len(parts) == 1 else op.Concat(*parts, axis=axis)
+    x = op.joined([op.cast(part) for part in (before, x, after) if part is not None], axis)
     operator = "Xor" if x.dtype is DType.bool else "Sub"
     for _ in range(count):
-        x = op(operator, op.Slice(x, [1], [np.iinfo(np.int64).max], [axis]), op.Slice(x, [0], [-1], [axis]))
+        x = op(operator, op.Slice(x, [1], [END], [axis]), op.Slice(x, [0], [-1], [axis]))
     return x
 
 
 @lowers("aten.cumprod.default")
 def cumprod(op: Lowering, x: Value, axis: int, **_keywords: Any) -> Value:
-    return _running(op, [op.cast(x, op.result_type)], axis, lambda a, b: [op.Mul(a[0], b[0])])[0]
+    return _running(op, [op.cast(x)], axis, lambda a, b: [op.Mul(a[0], b[0])])[0]
 
 
 @lowers("aten.cummax.default", "aten.cummin.default")
@@ -150,7 +148,7 @@ def log_of_running_sum(op: Lowering, x: Value, axis: int) -> Value:
 @lowers("aten.logaddexp.default", "aten.logaddexp2.default")
 def log_of_sum(op: Lowering, a: Value, b: Value) -> Value:
     unit = math.log(2) if "exp2" in str(op.node.target) else 1.0
-    a, b = op.cast(a, op.result_type), op.cast(b, op.result_type)
+    a, b = op.cast(a), op.cast(b)
     gap = op.Where(op.Equal(a, b), op.cast(0.0, a.dtype), op.Abs(op.Sub(a, b)))
     more = log1p(op, op.Exp(op.Mul(gap, -unit)))
     return op.Add(maximum(op, a, b), more if unit == 1 else op.Div(more, unit))
@@ -166,7 +164,7 @@ def _running(op: Lowering, values: list[Value], axis: int, combine: Combine) -> 
     reach = 1
     while reach < size:
         before = [op.Slice(value, [0], [-reach], [axis]) for value in values]
-        after = [op.Slice(value, [reach], [_END], [axis]) for value in values]
+        after = [op.Slice(value, [reach], [END], [axis]) for value in values]
         first = [op.Slice(value, [0], [reach], [axis]) for value in values]
         joined = zip(first, combine(before, after), strict=True)
         values = [op.Concat(head, tail, axis=axis) for head, tail in joined]
@@ -196,7 +194,7 @@ def search_sorted(
         ordered = op.Unsqueeze(ordered, [-2])
     is_right = right or side == "right"
     is_after = op("Greater" if is_right else "GreaterOrEqual", ordered, op.Unsqueeze(numbers, [-1]))
-    return op.cast(op.ReduceSum(op.cast(op.Not(is_after), DType.int64), [-1], keepdims=0), op.result_type)
+    return op.cast(op.ReduceSum(op.cast(op.Not(is_after), DType.int64), [-1], keepdims=0))
 
 
 @lowers("aten.bucketize.Tensor", "aten.bucketize.Scalar")
@@ -261,7 +259,7 @@ def runs(
     """The first element or slice of each run of equal ones, the run that each belongs to, and how long they are."""
     whole = op.flat(x) if dim is None else x
     axis = 0 if dim is None else dim % x.type.rank
-    before, after = op.Slice(whole, [0], [-1], [axis]), op.Slice(whole, [1], [_END], [axis])
+    before, after = op.Slice(whole, [0], [-1], [axis]), op.Slice(whole, [1], [END], [axis])
     is_new = op.Not(op.Equal(after, before))
     others = [place for place in range(whole.type.rank) if place != axis]
     if others:
@@ -270,9 +268,9 @@ def runs(
     first = op.constant(np.ones(min(size, 1) if isinstance(size, int) else 1, bool))
     starts = op.Concat(first, is_new, axis=0)
     values = op.Compress(whole, starts, axis=axis)
-    run = op.Sub(op.CumSum(op.Cast(starts, to=DType.int64), op.constant(np.asarray(0))), 1)
+    run = op.Sub(op.CumSum(op.Cast(starts, to=DType.int64), op.constant(0)), 1)
     places = op.Squeeze(op.NonZero(starts), [0])
-    ends = op.Concat(op.Slice(places, [1], [_END], [0]), op.size(size), axis=0)
+    ends = op.Concat(op.Slice(places, [1], [END], [0]), op.size(size), axis=0)
     inverse = op.reshape(run, x.shape) if dim is None else run
     return values, inverse, op.Sub(ends, places)
 
@@ -283,7 +281,7 @@ def bin_counts(op: Lowering, x: Value, weights: Value | None = None, fewest: int
         return op.filled(0)
     x = op.cast(x, DType.int64)
     size = op.Max(op.Add(op.ReduceMax(x, [0], keepdims=1), 1), fewest)
-    hits = op.expand(op.cast(1, op.result_type), x.shape) if weights is None else op.cast(weights, op.result_type)
+    hits = op.expand(op.cast(1), x.shape) if weights is None else op.cast(weights)
     empty = op.ConstantOfShape(size, value=np.zeros(1, op.result_type.numpy))
     return op.ScatterElements(empty, x, hits, axis=0, reduction="add")
 
@@ -292,11 +290,11 @@ def bin_counts(op: Lowering, x: Value, weights: Value | None = None, fewest: int
 def repeated_places(op: Lowering, repeats: Value, *, output_size: Dim | None = None) -> Value:
     """Each place as often as it is to be repeated: how many places end before, or at, each place of the result."""
     repeats = op.cast(repeats, DType.int64)
-    ends = op.CumSum(repeats, op.constant(np.asarray(0)))
+    ends = op.CumSum(repeats, op.constant(0))
     if output_size is None:
         count = op.ReduceSum(repeats, [0], keepdims=0)
         places = op.Range(0, count, 1)
     else:
         places = op.places(output_size)
     is_over = op.GreaterOrEqual(op.Unsqueeze(places, [1]), op.Unsqueeze(ends, [0]))
-    return op.cast(op.ReduceSum(op.cast(is_over, DType.int64), [1], keepdims=0), op.result_type)
+    return op.cast(op.ReduceSum(op.cast(is_over, DType.int64), [1], keepdims=0))

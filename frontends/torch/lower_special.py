@@ -18,7 +18,7 @@ from .lowering import Lowering, lowers
 @lowers("aten.log1p.default")
 def log1p(op: Lowering, x: Value) -> Value:
     """Kahan's correction of log(1 + x), which is x where the sum rounds to 1."""
-    x = op.cast(x, op.result_type)
+    x = op.cast(x)
     total = op.Add(x, 1.0)
     is_plain = op.Or(op.Equal(total, 1.0), op.Equal(total, math.inf))
     step = op.Where(is_plain, op.cast(1.0, x.dtype), op.Sub(total, 1.0))
@@ -28,7 +28,7 @@ def log1p(op: Lowering, x: Value) -> Value:
 @lowers("aten.expm1.default")
 def expm1(op: Lowering, x: Value) -> Value:
     """Kahan's correction of exp(x) - 1, as good as the function itself beyond a half."""
-    x = op.cast(x, op.result_type)
+    x = op.cast(x)
     power = op.Exp(x)
     less = op.Sub(power, 1.0)
     is_near = op.And(op.Less(op.Abs(x), 0.5), op.Not(op.Equal(less, 0.0)))
@@ -41,18 +41,18 @@ def expm1(op: Lowering, x: Value) -> Value:
 def log_to_base(op: Lowering, x: Value) -> Value:
     """Compute a logarithm in double precision, so that powers of the base have whole logarithms."""
     base = 2 if "log2" in str(op.node.target) else 10
-    return op.cast(op.Div(op.Log(op.cast(x, DType.float64)), math.log(base)), op.result_type)
+    return op.cast(op.Div(op.Log(op.cast(x, DType.float64)), math.log(base)))
 
 
 @lowers("aten.exp2.default")
 def exp2(op: Lowering, x: Value) -> Value:
-    return op.Pow(op.cast(2.0, op.result_type), op.cast(x, op.result_type))
+    return op.Pow(op.cast(2.0), op.cast(x))
 
 
 @lowers("aten.ldexp.Tensor")
 def ldexp(op: Lowering, x: Value, exponent: Value) -> Value:
-    power = op.Pow(op.cast(2.0, op.result_type), op.cast(exponent, op.result_type))
-    return op.Mul(op.cast(x, op.result_type), power)
+    power = op.Pow(op.cast(2.0), op.cast(exponent))
+    return op.Mul(op.cast(x), power)
 
 
 @lowers("aten.erfc.default")
@@ -76,7 +76,7 @@ def erfc(op: Lowering, x: Value) -> Value:
     )
     exponent = op.Sub(_polynomial(op, t, (*fit, -1.26551223)), op.Mul(size, size))
     tail = op.Mul(t, op.Exp(exponent))
-    return op.cast(op.Where(op.Less(x, 0.5), op.Sub(1.0, op.Erf(x)), tail), op.result_type)
+    return op.cast(op.Where(op.Less(x, 0.5), op.Sub(1.0, op.Erf(x)), tail))
 
 
 @lowers("aten.erfinv.default")
@@ -95,7 +95,7 @@ def erfinv(op: Lowering, x: Value) -> Value:
     outer = _polynomial(op, op.Sub(op.Sqrt(op.Max(w, 0.0)), 3.0), far)
     y = op.Mul(op.Where(is_near, inner, outer), x)
     at_end = op.Equal(op.Abs(x), 1.0)
-    return op.cast(op.Where(at_end, op.Mul(x, math.inf), y), op.result_type)
+    return op.cast(op.Where(at_end, op.Mul(x, math.inf), y))
 
 
 def _polynomial(op: Lowering, x: Value, coefficients: tuple[float, ...]) -> Value:
@@ -106,9 +106,9 @@ def _polynomial(op: Lowering, x: Value, coefficients: tuple[float, ...]) -> Valu
 
 @lowers("aten.sinc.default")
 def sinc(op: Lowering, x: Value) -> Value:
-    angle = op.Mul(op.cast(x, op.result_type), math.pi)
+    angle = op.Mul(op.cast(x), math.pi)
     is_zero = op.Equal(angle, 0.0)
-    one = op.cast(1.0, op.result_type)
+    one = op.cast(1.0)
     return op.Where(is_zero, one, op.Div(op.Sin(angle), op.Where(is_zero, one, angle)))
 
 
@@ -126,18 +126,18 @@ def signbit(op: Lowering, x: Value) -> Value:
 
 @lowers("aten.copysign.Tensor", "aten.copysign.Scalar")
 def copysign(op: Lowering, a: Value, b: Operand) -> Value:
-    size = op.Abs(op.cast(a, op.result_type))
-    return op.Where(is_negative(op, op.cast(b, op.result_type)), op.Neg(size), size)
+    size = op.Abs(op.cast(a))
+    return op.Where(is_negative(op, op.cast(b)), op.Neg(size), size)
 
 
 @lowers("aten.atan2.default")
 def atan2(op: Lowering, y: Value, x: Value) -> Value:
-    return angle_of(op, op.cast(y, op.result_type), op.cast(x, op.result_type))
+    return angle_of(op, op.cast(y), op.cast(x))
 
 
 @lowers("aten.angle.default")
 def angle_of_reals(op: Lowering, x: Value) -> Value:
-    x = op.cast(x, op.result_type)
+    x = op.cast(x)
     flat = op.Where(op.Less(x, 0.0), op.cast(math.pi, x.dtype), op.cast(0.0, x.dtype))
     return op.Where(op.IsNaN(x), x, flat)
 
@@ -156,7 +156,7 @@ def angle_of(op: Lowering, y: Value, x: Value) -> Value:
 
 @lowers("aten.hypot.default")
 def hypot(op: Lowering, a: Value, b: Value) -> Value:
-    return length(op, op.cast(a, op.result_type), op.cast(b, op.result_type))
+    return length(op, op.cast(a), op.cast(b))
 
 
 def length(op: Lowering, a: Value, b: Value) -> Value:
@@ -172,13 +172,13 @@ def length(op: Lowering, a: Value, b: Value) -> Value:
 
 @lowers("aten.xlogy.Tensor", "aten.xlogy.Scalar_Self", "aten.xlogy.Scalar_Other")
 def x_log_y(op: Lowering, x: Operand, y: Operand) -> Value:
-    x, y = op.cast(x, op.result_type), op.cast(y, op.result_type)
+    x, y = op.cast(x), op.cast(y)
     return _zero_times(op, x, op.Log(y), y)
 
 
 @lowers("aten.special_xlog1py.default", "aten.special_xlog1py.self_scalar", "aten.special_xlog1py.other_scalar")
 def x_log1p_y(op: Lowering, x: Operand, y: Operand) -> Value:
-    x, y = op.cast(x, op.result_type), op.cast(y, op.result_type)
+    x, y = op.cast(x), op.cast(y)
     return _zero_times(op, x, log1p(op, y), y)
 
 
@@ -190,7 +190,7 @@ def _zero_times(op: Lowering, x: Value, logarithm: Value, y: Value) -> Value:
 
 @lowers("aten.special_entr.default")
 def entropy(op: Lowering, x: Value) -> Value:
-    x = op.cast(x, op.result_type)
+    x = op.cast(x)
     y = op.Neg(_zero_times(op, x, op.Log(x), x))
     return op.Where(op.Less(x, 0.0), op.cast(-math.inf, x.dtype), y)
 
@@ -199,7 +199,7 @@ def entropy(op: Lowering, x: Value) -> Value:
 def extreme_number(op: Lowering, a: Value, b: Value) -> Value:
     """The larger or the smaller number, or if only one isn't NaN, that one."""
     kind = "Max" if "fmax" in str(op.node.target) else "Min"
-    a, b = op.cast(a, op.result_type), op.cast(b, op.result_type)
+    a, b = op.cast(a), op.cast(b)
     if op.result_type is DType.bool:
         return op("Or" if kind == "Max" else "And", a, b)
     if not op.result_type.is_float:
@@ -219,8 +219,7 @@ def nan_to_num(
 ) -> Value:
     if not x.dtype.is_float:
         return x
-    limits = np.finfo(x.dtype.numpy) if x.dtype is not DType.bfloat16 else None
-    largest = float(limits.max) if limits else 3.3895313892515355e38
+    largest = x.dtype.largest
     replacements = (
         (op.IsNaN(x), 0.0 if nan is None else nan),
         (op.Equal(x, math.inf), largest if high is None else high),
@@ -235,7 +234,7 @@ def nan_to_num(
 )
 def shift_left(op: Lowering, a: Operand, b: Operand) -> Value:
     """A product with a power of two; integers overflow in it as bits are shifted out."""
-    a, b = op.cast(a, op.result_type), op.cast(b, DType.int64)
+    a, b = op.cast(a), op.cast(b, DType.int64)
     bits = op.result_type.bits
     powers = np.asarray([*(1 << place for place in range(bits)), 0], np.uint64).astype(op.result_type.numpy)
     is_inside = op.And(op.GreaterOrEqual(b, 0), op.Less(b, bits))
@@ -248,7 +247,7 @@ def shift_left(op: Lowering, a: Operand, b: Operand) -> Value:
 )
 def shift_right(op: Lowering, number: Operand, by: Operand) -> Value:
     """Two quotients by powers of two, rounded down, since the largest power is beyond signed integers."""
-    a, b = op.cast(number, op.result_type), op.cast(by, DType.int64)
+    a, b = op.cast(number), op.cast(by, DType.int64)
     most = op.result_type.bits - (op.result_type.name.startswith("int"))
     is_inside = op.And(op.GreaterOrEqual(b, 0), op.Less(b, most))
     b = op.Where(is_inside, b, op.cast(most, DType.int64))

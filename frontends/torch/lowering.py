@@ -25,12 +25,16 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 LOWERINGS: dict[str, Callable[..., Any]] = {}
 """The lowerings by the name of the operator with its overload, such as `aten.add.Tensor`."""
+END = np.iinfo(np.int64).max
+"""The end of a slice that goes on to the last element, whatever the size of the axis."""
 
 
 def lowers(*names: str) -> Callable[[Function], Function]:
-    """Register a function as the lowering of ATen operators."""
+    """Register a function as the lowering of ATen operators that have none yet."""
 
     def register(function: Function) -> Function:
+        if taken := [name for name in names if name in LOWERINGS]:
+            raise ValueError(f"{taken[0]} has a lowering already, in {LOWERINGS[taken[0]].__module__}")
         LOWERINGS.update(dict.fromkeys(names, function))
         return function
 
@@ -75,8 +79,9 @@ class Lowering(Builder):
         """Whether anybody reads one of several results."""
         return any(user.args[1:] == (index,) for user in self.node.users)
 
-    def cast(self, value: Operand | Dim, dtype: DType) -> Value:
-        """A value, number or symbolic size as another element type; what has it already is left alone."""
+    def cast(self, value: Operand | Dim, dtype: DType | None = None) -> Value:
+        """A value, number or symbolic size in an element type (by default the first result's), cast if it must be."""
+        dtype = self.result_type if dtype is None else dtype
         if isinstance(value, str):
             value = self.Squeeze(self.size(value), [0])
         if not isinstance(value, Value):
@@ -112,7 +117,11 @@ class Lowering(Builder):
 
     def filled(self, number: float, shape: Sequence[Dim] | None = None) -> Value:
         """One number everywhere, in the first result's element type and, unless another shape is given, its shape."""
-        return self.expand(self.cast(number, self.result_type), self.result_shape if shape is None else shape)
+        return self.expand(self.cast(number), self.result_shape if shape is None else shape)
+
+    def joined(self, values: Sequence[Value], axis: int) -> Value:
+        """Values one behind the other along an axis."""
+        return values[0] if len(values) == 1 else self.Concat(*values, axis=axis)
 
     def flat(self, value: Value) -> Value:
         """The elements in one row."""
@@ -138,8 +147,7 @@ class Lowering(Builder):
         """Dimensions as an int64 vector: a constant where all are ints, computed from the inputs' shapes otherwise."""
         if all(isinstance(dim, int) for dim in dims):
             return np.asarray(dims, dtype=np.int64)
-        parts = [self.size(dim) for dim in dims]
-        return parts[0] if len(parts) == 1 else self.Concat(*parts, axis=0)
+        return self.joined([self.size(dim) for dim in dims], 0)
 
     def size(self, dim: Dim) -> Value:
         """One dimension as an int64 vector of one element."""

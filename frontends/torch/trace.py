@@ -22,6 +22,7 @@ from ...ir.ops.dtypes import dtype_of, to_numpy, torch_dtype
 from ...ir.types import DType, TensorType
 from .archive import load_program
 from .call import call_of, dim_name
+from .compat_torch import TORCH
 from .complexes import Complex, join, split
 from .dispatch import lower
 from .export import ONE_AT_A_TIME, decompose, export
@@ -43,7 +44,6 @@ _IGNORED = frozenset(
 )
 """Checks of what the example inputs, or any, may be."""
 _ITEMS = ("aten._local_scalar_dense.default", "aten.item.default")
-_TORCH = str(Path(torch.__file__).parent)
 _SIZES = (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool)
 """What fx nodes may stand for beside tensors."""
 _ELEMENTS = {torch_dtype(dtype) for dtype in DType if dtype is not DType.string}
@@ -249,7 +249,7 @@ class _Conversion:
             return
         result = lower(op, name, arguments, keywords)
         if writes(node):
-            result = op.cast(result, op.result_type)
+            result = op.cast(result)
         self.values.update(dict.fromkeys(names_of(node), result))
 
     def _item(self, node: fx.Node) -> None:
@@ -324,7 +324,7 @@ def _location(node: fx.Node) -> Location:
     stack = node.meta.get("nn_module_stack") or {}
     path = next((str(entry[0]) for entry in reversed(stack.values())), "")
     frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
-    frames = [frame for frame in frames if not frame[0].startswith(_TORCH)] or frames
+    frames = [frame for frame in frames if not frame[0].startswith(TORCH)] or frames
     source = f"{Path(frames[-1][0]).name}:{frames[-1][1]}" if frames else ""
     return Location(re.sub(r"^L__self___?", "", path), source)
 

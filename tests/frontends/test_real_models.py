@@ -3,12 +3,12 @@
 Packages that would bring large dependencies along are not in the extra `dev`; what is not installed is skipped.
 """
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
+from packages import packaged
 
 from planish import optimize
 from planish.backends import find_backend
@@ -79,14 +79,6 @@ FILES: dict[str, list[Feeds]] = {
 }
 
 
-def find(file: str) -> Path:
-    package, _, rest = file.partition("/")
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip(f"{package} is not installed")
-    return Path(spec.submodule_search_locations[0]) / rest
-
-
 def session(path: Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
@@ -107,7 +99,7 @@ def feeds_for(path: Path) -> list[Feeds]:
     [pytest.param(file, marks=[pytest.mark.wide] if "light_" in file or "ocr" in file else []) for file in FILES],
 )
 def test_it_runs_as_its_file_does(file: str, tmp_path) -> None:
-    path = find(file)
+    path = packaged(file)
     graph = read_onnx(path)
     verify(graph)
     assert differences(graph, parse_graph(print_graph(graph), weights(graph))) == []
@@ -124,4 +116,4 @@ def test_it_runs_as_its_file_does(file: str, tmp_path) -> None:
 @pytest.mark.parametrize("file", ["speechmos/dnsmos_models/model_v8.onnx", "swift_f0/model.onnx"])
 def test_passes_change_nothing_that_they_should_not(file: str) -> None:
     """They come from Keras: images of one channel, and signals that were turned from channels-last."""
-    assert optimize(read_onnx(find(file)), "cleanup,fuse").graph
+    assert optimize(read_onnx(packaged(file)), "cleanup,fuse").graph

@@ -24,6 +24,12 @@ def test_two_types_are_computed_in_more_than_they_hold() -> None:
     assert all(dtype.at_least_single is dtype for dtype in DType if dtype not in halves)
 
 
+def test_unsigned_types_have_no_negative_numbers() -> None:
+    unsigned = {DType.uint2, DType.uint4, DType.uint8, DType.uint16, DType.uint32, DType.uint64}
+    assert {dtype for dtype in DType if dtype.is_unsigned} == unsigned
+    assert {dtype for dtype in DType if dtype.is_integer and dtype.limits[0] == 0} == unsigned
+
+
 def test_a_type_does_not_change() -> None:
     with pytest.raises(AttributeError, match="make one with another dims"):
         TensorType(DType.float32, (2,)).dims = (3,)  # pyright: ignore[reportAttributeAccessIssue]
