@@ -27,7 +27,13 @@ from planish.backends.tvm.kernels.gemm import Gemm, Matrix, gemm_kernel, packed,
 from planish.backends.tvm.kernels.instructions.base import FMA
 from planish.backends.tvm.kernels.instructions.int8_dot import Int8Dot
 from planish.backends.tvm.kernels.machine import Machine
-from planish.backends.tvm.kernels.sparse_gemm import SparseMatrix, SparseTile, compressed, held_blocks, sparse_tiles
+from planish.backends.tvm.kernels.sparse_gemm import (
+    SparseMatrix,
+    SparseTile,
+    compressed,
+    mean_held_blocks,
+    sparse_tiles,
+)
 from planish.backends.tvm.kernels.windows import Window
 from planish.backends.tvm.llvm import llvm_target
 from planish.targets import Target
@@ -113,7 +119,7 @@ def gemm(m: int, shape: tuple[int, int], shares: Sequence[float], target: Target
             plain = tiles(sizes, machine)[0]
             kernel = gemm_kernel(sizes, plain, machine, epilogue, matrix)
             return Kernel.of(kernel, target, [x, packed(kept, plain, instruction), *beside, y])
-        right = SparseMatrix.of(matrix, held_blocks(kept, tile, instruction))
+        right = SparseMatrix.of(matrix, mean_held_blocks(kept, tile, instruction))
         kernel = gemm_kernel(sizes, tile, machine, epilogue, right)
         return Kernel.of(kernel, target, [x, *compressed(kept, tile, instruction), *beside, y])
 

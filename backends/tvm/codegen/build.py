@@ -145,7 +145,7 @@ class Build:
     def _check(self, cache: KernelCache) -> None:
         """Hold each kernel of the graph to the interpreter."""
         graph = self.graph.clone()
-        nodes = [[node] if group is None else [group.anchor, *group.chain] for node, group in kernels(graph)]
+        nodes = [(node,) if group is None else group.nodes for node, group in kernels(graph)]
         probe = random_input(graph)
         if probe is None:
             return

@@ -55,8 +55,8 @@ class Compilation:
     database: str = ""
     checks_kernels: bool = True
     is_strict: bool = False
-    plainness: dict[str, Plainness] = field(default_factory=dict[str, Plainness])
-    kernels: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
+    plainness: dict[str, Plainness] = field(init=False, default_factory=dict[str, Plainness])
+    kernels: Mapping[str, Sequence[str]] = field(init=False, default_factory=dict[str, Sequence[str]])
 
     def write(self, directory: Path) -> list[str]:
         """Write the files of an artifact into a folder; return their names.

@@ -55,7 +55,7 @@ class Convolution:
         return ceil_div(self.wide or self.filters // self.groups, lanes)
 
     @property
-    def weights(self) -> int:
+    def weight_count(self) -> int:
         return self.filters * self.depth * prod(self.window.kernel)
 
     @property
@@ -220,7 +220,7 @@ def convolution_kernel(sizes: Convolution, tile: Tile, machine: Machine, epilogu
     axes: dict[str, Scalar] = {"image": batch, "panel": panels, "row": window.result[0]}
     if not tiles[1]:
         axes["tile"] = len(tiles[0])
-    if sizes.weights < sizes.channels * prod(sizes.window.image):
+    if sizes.weight_count < sizes.channels * prod(sizes.window.image):
         axes["panel"] = axes.pop("panel")  # innermost: weights stay in the cache while the images are walked
     is_one = all(isinstance(size, int) and size == 1 for size in axes.values())
     code.emit(axes, tiles, T.serial if is_one or is_small(sizes, machine) else T.parallel)
@@ -228,8 +228,8 @@ def convolution_kernel(sizes: Convolution, tile: Tile, machine: Machine, epilogu
 
 def is_small(sizes: Convolution, machine: Machine) -> bool:
     """Whether the convolution is so small that one thread computes it."""
-    costs, work = machine.costs, (sizes.batch or 0) * sizes.weights * prod(sizes.window.result)
-    return sizes.batch is not None and work < costs.convolution_work and sizes.weights < costs.convolution_weights
+    costs, work = machine.costs, (sizes.batch or 0) * sizes.weight_count * prod(sizes.window.result)
+    return sizes.batch is not None and work < costs.convolution_work and sizes.weight_count < costs.convolution_weights
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,9 +31,10 @@ class Images:
 
 
 @kernel
-def block_kernel(images: Images, lanes: int, machine: Machine) -> None:
+def block_kernel(images: Images, machine: Machine) -> None:
     """Emit a kernel from images (NCHW) to blocks of channels (NCHWc), with zeros beyond the last channel."""
-    with _each_pixel(images, lanes, machine, is_blocked=False) as (x, y, image, block, pixel):
+    lanes = machine.lanes
+    with _each_pixel(images, machine, is_blocked=False) as (x, y, image, block, pixel):
         for lane in range(lanes):
             channel = block * lanes + lane
             element = x[image, channel, pixel]
@@ -45,7 +46,7 @@ def block_kernel(images: Images, lanes: int, machine: Machine) -> None:
 @kernel
 def unblock_kernel(images: Images, machine: Machine) -> None:
     """Emit a kernel from blocks of channels (NCHWc) to images (NCHW)."""
-    with _each_pixel(images, machine.lanes, machine, is_blocked=True) as (x, y, image, block, pixel):
+    with _each_pixel(images, machine, is_blocked=True) as (x, y, image, block, pixel):
         channel = block * machine.lanes
         with T.serial(0, tirx.min(machine.lanes, images.channels - channel)) as lane:
             T.buffer_store(y, x[image, block, pixel, lane], [image, channel + lane, pixel])
@@ -53,10 +54,11 @@ def unblock_kernel(images: Images, machine: Machine) -> None:
 
 @contextmanager
 def _each_pixel(
-    images: Images, lanes: int, machine: Machine, *, is_blocked: bool
+    images: Images, machine: Machine, *, is_blocked: bool
 ) -> Generator[tuple[tirx.Buffer, tirx.Buffer, tirx.Expr, tirx.Expr, tirx.Expr]]:
     """Return a context for the channels of a pixel in a block, given both buffers, where pixels are one axis."""
-    batch, (blocks, *sizes, _), pixels = symbol("batch", images.batch), images.blocks(lanes), prod(images.spatial)
+    batch, (blocks, *sizes, lanes) = symbol("batch", images.batch), images.blocks(machine.lanes)
+    pixels = prod(images.spatial)
     plain = (batch, images.channels, *images.spatial), (batch, images.channels, pixels)
     blocked = (batch, blocks, *sizes, lanes), (batch, blocks, pixels, lanes)
     pairs = zip("xy", (blocked, plain) if is_blocked else (plain, blocked), strict=True)

@@ -55,7 +55,7 @@ def _blocks(weights: np.ndarray, tile: Tile, instruction: Instruction) -> np.nda
     return panels(weights.reshape(k // together, together, n).transpose(0, 2, 1), tile)
 
 
-def held_blocks(weights: np.ndarray, tile: Tile, instruction: Instruction) -> int:
+def mean_held_blocks(weights: np.ndarray, tile: Tile, instruction: Instruction) -> int:
     """Return how many blocks of a panel of weights `[K, N]` aren't zero, on average."""
     return ceil(_blocks(weights, tile, instruction).any((2, 3)).sum(1).mean())
 

@@ -27,7 +27,6 @@ def bind_result(emitter: Emitter, node: Node, inner: int = 0) -> None:
     shape = node.output.shape[: node.output.type.rank - inner]
     if all(emitter.is_bound(dim) for dim in shape):
         return
-    operands = [emitter.tensor(value) for value in node.inputs if value is not None]
 
     def sizes(*operands: te.Tensor) -> te.Tensor:
         found: list[tirx.Expr] = []
@@ -42,7 +41,7 @@ def bind_result(emitter: Emitter, node: Node, inner: int = 0) -> None:
             faults += [choose(tirx.any(same(dim, 1), same(dim, size)), integer(0), integer(1)) for dim in dims]
         return row([*found, total(faults)])
 
-    emitter.computed(emitter.kernel(sizes, *operands), shape)
+    emitter.computed(emitter.kernel(sizes, *emitter.tensors(node)), shape)
 
 
 def operand(emitter: Emitter, value: Value, shape: Sequence[Dim]) -> relax.Expr:

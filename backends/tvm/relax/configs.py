@@ -66,26 +66,26 @@ class TuningPolicy:
     """The choices for all kernels of a build.
 
     Attributes:
-        measured: the fastest parameters, by a site's key.
+        measured: the fastest parameters, by a task's key.
         source: the file of the measurements.
     """
 
     measured: Mapping[str, Parameters] = field(default_factory=dict[str, Parameters])
     source: str = ""
 
-    def made(self, site: TuningTask[Way]) -> "relax.Call":
+    def made(self, task: TuningTask[Way]) -> "relax.Call":
         """Return the kernel's call in the fastest way, by measurements or else by estimates.
 
         Raises:
             UnfitError: what was measured isn't one of the ways.
         """
-        wanted = self.measured.get(site.key)
+        wanted = self.measured.get(task.key)
         if wanted is None:
-            return site.call(site.ways[0])
-        for way in site.ways:
+            return task.call(task.ways[0])
+        for way in task.ways:
             if asdict(way) == wanted:
-                return site.call(way)
-        raise UnfitError(f"{self.source}: {site.key} can't have {dict(wanted)}: run `planish tune` anew")
+                return task.call(way)
+        raise UnfitError(f"{self.source}: {task.key} can't have {dict(wanted)}: run `planish tune` anew")
 
 
 ESTIMATED = TuningPolicy()

@@ -31,7 +31,7 @@ def _moved(x: te.Tensor, *, shape: Sequence[Scalar]) -> te.Tensor:
 
 
 def reshape(emitter: Emitter, node: Node) -> relax.Expr:
-    x, wanted = tensors(emitter, node)
+    x, wanted = emitter.tensors(node)
     keeps = not node.attributes.get("allowzero", 0)
 
     def shape(x: te.Tensor, wanted: te.Tensor) -> te.Tensor:
@@ -47,7 +47,7 @@ def reshape(emitter: Emitter, node: Node) -> relax.Expr:
 
 
 def expand(emitter: Emitter, node: Node) -> relax.Expr:
-    x, wanted = tensors(emitter, node)
+    x, wanted = emitter.tensors(node)
 
     def shape(x: te.Tensor, wanted: te.Tensor) -> te.Tensor:
         asked = elements(wanted)
@@ -64,13 +64,13 @@ def expand(emitter: Emitter, node: Node) -> relax.Expr:
 
 
 def constant_of_shape(emitter: Emitter, node: Node, value: relax.Expr) -> relax.Expr:
-    (wanted,) = tensors(emitter, node)
+    (wanted,) = emitter.tensors(node)
     shape = emitter.computed(emitter.kernel(lambda wanted: row(elements(wanted)), wanted), node.output.shape)
     return relax.op.full(shape, value, type_of(value).dtype)
 
 
 def unsqueeze(emitter: Emitter, node: Node) -> relax.Expr:
-    x, axes = tensors(emitter, node)
+    x, axes = emitter.tensors(node)
     rank = node.output.type.rank
 
     def shape(x: te.Tensor, axes: te.Tensor) -> te.Tensor:
@@ -86,7 +86,7 @@ def unsqueeze(emitter: Emitter, node: Node) -> relax.Expr:
 
 
 def squeeze(emitter: Emitter, node: Node) -> relax.Expr:
-    x, axes = tensors(emitter, node)
+    x, axes = emitter.tensors(node)
     return squeezed(emitter, x, axes, node.output.shape)
 
 
@@ -183,7 +183,7 @@ _SANE = 1 << 40
 
 
 def range_(emitter: Emitter, node: Node) -> relax.Expr:
-    bounds = tensors(emitter, node)
+    bounds = emitter.tensors(node)
     dtype = node.output.dtype
     wide = "float64" if dtype.is_float else "int64"
 
@@ -214,8 +214,8 @@ def _stepped(first: tirx.Expr, beyond: tirx.Expr, step: tirx.Expr) -> tuple[tirx
 
 
 def tile(emitter: Emitter, node: Node) -> relax.Expr:
-    """Tile each axis at places that are computed separately; `_tile` in converters.py says why."""
-    x, repeats = tensors(emitter, node)
+    """Tile each axis at places that are computed separately; `_tile` in converters/shape.py says why."""
+    x, repeats = emitter.tensors(node)
 
     def shape(x: te.Tensor, repeats: te.Tensor) -> te.Tensor:
         return row([size * count for size, count in zip(x.shape, elements(repeats), strict=True)])
@@ -235,7 +235,7 @@ def _modulo(places: te.Tensor, *, size: Scalar) -> te.Tensor:
 
 
 def split(emitter: Emitter, node: Node) -> relax.Expr:
-    x, sizes = tensors(emitter, node)
+    x, sizes = emitter.tensors(node)
     axis = node.attributes.get("axis", 0) % len(shape_of(x))
 
     def bounds(x: te.Tensor, sizes: te.Tensor) -> te.Tensor:
@@ -272,8 +272,3 @@ def first(emitter: Emitter, x: relax.Expr, count: Value, axis: int, dim: Dim) ->
 def cut_to(x: te.Tensor, *, shape: Sequence[Scalar]) -> te.Tensor:
     """Compute the first elements along each axis."""
     return te.compute(shape, x, name="cut_to")
-
-
-def tensors(emitter: Emitter, node: Node) -> list[relax.Expr]:
-    """Return a node's inputs, except for those that are missing."""
-    return [emitter.tensor(value) for value in node.inputs if value is not None]

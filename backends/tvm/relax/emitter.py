@@ -107,6 +107,10 @@ class Emitter:
                 self._values[value] = self._materialized(value)
         return self._values[value]
 
+    def tensors(self, node: Node) -> list[relax.Expr]:
+        """Return a node's inputs as Relax tensors, without those that are missing."""
+        return [self.tensor(value) for value in node.inputs if value is not None]
+
     def bind(self, value: Value, tensor: relax.Expr) -> None:
         """Let a tensor stand for a value."""
         self._values[value] = tensor
@@ -226,6 +230,22 @@ def shape_of(tensor: relax.Expr) -> relax.ShapeExpr:
     shape = type_of(tensor).shape
     assert isinstance(shape, relax.ShapeExpr)
     return shape
+
+
+def known_size(dim: Dim) -> int | None:
+    """Return a dimension as kernels take it: its size, or None where it isn't known."""
+    return dim if isinstance(dim, int) else None
+
+
+def known_sizes(dims: Sequence[Dim]) -> tuple[int | None, ...]:
+    """Return dimensions as kernels take them: their sizes, with None for those that aren't known."""
+    return tuple(map(known_size, dims))
+
+
+def input_contents(node: Node, index: int) -> tuple[Dim, ...] | None:
+    """Return the elements of a node's small integer input; None where it is missing, or only data tells them."""
+    value = node.input(index)
+    return None if value is None else contents(value)
 
 
 def is_empty(value: Value) -> bool:

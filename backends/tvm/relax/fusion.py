@@ -66,8 +66,13 @@ class FusionGroup:
     operands: tuple[Value, ...]
 
     @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The anchor and the nodes behind it."""
+        return self.anchor, *self.chain
+
+    @property
     def last(self) -> Node:
-        return self.chain[-1] if self.chain else self.anchor
+        return self.nodes[-1]
 
     @property
     def output(self) -> Value:
@@ -102,7 +107,7 @@ def find_groups(graph: Graph, nodes: Sequence[Node], templates: Mapping[str, Fus
         anchor = None if template is None else template.anchor(node)
         group = None if anchor is None else _Growth(surroundings, groups, anchor).group()
         if group is not None:
-            groups |= dict.fromkeys((group.anchor, *group.chain), group)
+            groups |= dict.fromkeys(group.nodes, group)
     return groups
 
 

@@ -18,9 +18,9 @@ from ....ir.graph import Constant, Graph, Node, Value
 from ....ir.operators import has_trait
 from ....ir.traits import Trait
 from ....ir.types import DType, TensorType
-from ..kernels.epilogue import Broadcast, Epilogue, Operand, PostOp, Shape, pixels_kernel
+from ..kernels.epilogue import Broadcast, Epilogue, Operand, PostOp, pixels_kernel
 from ..kernels.nchwc import Images, block_kernel, unblock_kernel
-from .emitter import Emitter
+from .emitter import Emitter, known_sizes
 from .fusion import QUANTIZING, step_attributes, step_operands
 
 
@@ -42,10 +42,8 @@ def _plain(emitter: Emitter, value: Value) -> relax.Expr:
     return emitter.prim_func("unblock", kernel, [tensor], value.type)
 
 
-def in_blocks(emitter: Emitter, value: Value, lanes: int = 0) -> relax.Expr:
-    """Convert a value to blocks of as many channels as a vector register has lanes, or of another number."""
-    if lanes not in (0, emitter.machine.lanes):
-        return _converted(emitter, value, value.shape, lanes)
+def in_blocks(emitter: Emitter, value: Value) -> relax.Expr:
+    """Convert a value to blocks of as many channels as a vector register has lanes."""
     if value not in emitter.blocked:
         emitter.blocked[value] = _converted(emitter, value, value.shape)
     return emitter.blocked[value]
@@ -93,8 +91,8 @@ def blocked_elementwise(emitter: Emitter, twin: Node) -> relax.Expr:
     step = PostOp(twin.operator, () if _is_rounding(twin) else tuple(sorted(twin.attributes.items())), inputs)
     operands = tuple(Operand(Broadcast.ELEMENTS, str(value.dtype)) for value in given)
     epilogue = Epilogue(operands, (step,), str(twin.output.dtype))
-    tensors, shapes = [emitter.tensor(value) for value in given], tuple(_shape(value.type) for value in given)
-    kernel = pixels_kernel(_shape(twin.output.type), shapes, epilogue, emitter.machine)
+    tensors, shapes = [emitter.tensor(value) for value in given], tuple(known_sizes(value.shape) for value in given)
+    kernel = pixels_kernel(known_sizes(twin.output.shape), shapes, epilogue, emitter.machine)
     return emitter.prim_func(twin.operator.lower(), kernel, tensors, twin.output.type)
 
 
@@ -120,15 +118,14 @@ def _input(emitter: Emitter, graph: Graph, tensor: relax.Expr, type: TensorType)
     return value
 
 
-def _converted(emitter: Emitter, value: Value, dims: Sequence[Dim], lanes: int = 0) -> relax.Expr:
+def _converted(emitter: Emitter, value: Value, dims: Sequence[Dim]) -> relax.Expr:
     """Convert a value to blocks, in a shape that has axes of one element in front of its own."""
     type = TensorType(value.dtype, tuple(dims))
-    lanes = lanes or emitter.machine.lanes
     if isinstance(value, Constant):
-        return relax.const(blocked(value.data.reshape(type.static_shape), lanes))
+        return relax.const(blocked(value.data.reshape(type.static_shape), emitter.machine.lanes))
     tensor = relax.op.reshape(emitter.tensor(value), emitter.shape(dims))
-    kernel = block_kernel(images_of(type), lanes, emitter.machine)
-    return emitter.block.emit(emitter.prim_func("block", kernel, [tensor], blocked_type(emitter, type, lanes)))
+    kernel = block_kernel(images_of(type), emitter.machine)
+    return emitter.block.emit(emitter.prim_func("block", kernel, [tensor], blocked_type(emitter, type)))
 
 
 def is_image(type: TensorType) -> bool:
@@ -154,10 +151,6 @@ def _is_rounding(node: Node) -> bool:
     """Whether a node rounds images in float32 to bfloat16, or widens them back."""
     types = {value.dtype for value in (*node.inputs, *node.outputs) if value is not None}
     return node.operator == "Cast" and types == {DType.float32, DType.bfloat16} and is_image(node.output.type)
-
-
-def _shape(type: TensorType) -> Shape:
-    return tuple(dim if isinstance(dim, int) else None for dim in type.shape)
 
 
 def blocked(array: np.ndarray, lanes: int) -> np.ndarray:

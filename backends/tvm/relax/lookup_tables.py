@@ -7,9 +7,10 @@ import numpy as np
 
 from ....ir.infer import find_operator
 from ....ir.ops.dtypes import to_numpy, to_torch
+from ....ir.types import DType
 from ..kernels.epilogue import Epilogue, PostOp
 
-_LIMITS = {"uint8": (0, 255), "int8": (-128, 127)}
+_LIMITS = {str(dtype): dtype.limits for dtype in (DType.uint8, DType.int8)}
 
 
 def tabulated(epilogue: Epilogue) -> Epilogue:

@@ -20,6 +20,7 @@ from ....ir.graph import Graph, Node, Value
 from ....ir.types import DType
 from ....passes.legalization.origins import Origins
 from ....targets import Target
+from ..errors import line_of
 from ..kernels.machine import Machine
 from ..kernels.vector_math import ELEMENTS
 from ..runtime.guards import Guards
@@ -119,9 +120,10 @@ class Walk:
 
     def guards(self) -> Guards:
         """Return the guards of the nodes lowered so far: the sizes that must not be 0."""
-        early = {dim: user for dim, user in self._guards.items() if symbols(dim) <= self._emitter.given}
+        given = self._emitter.given
+        early = {dim: user for dim, user in self._guards.items() if symbols(dim) <= given}
         late = {dim: user for dim, user in self._guards.items() if dim not in early}
-        return Guards(early, late, read_places(self._graph, self._origins.name))
+        return Guards(early, late, read_places(self._graph, given, self._origins.name))
 
     def _check(self, function: relax.Function) -> None:
         """Refuse results whose shape TVM can't tell: they have no kernels, so that it would fail while compiling."""
@@ -143,7 +145,7 @@ class Walk:
         if plainness is not Plainness.BEST:
             emitter.machine, emitter.choices = emitter.machine.plain, ESTIMATED
         if plainness is Plainness.IMPORTED and group is not None:
-            members = [(member, None) for member in (group.anchor, *group.chain)]
+            members = [(member, None) for member in group.nodes]
         for member, its_group in members:
             if its_group is not None and emitter.machine.has_tables:
                 its_group = replace(its_group, epilogue=tabulated(its_group.epilogue))
@@ -162,14 +164,13 @@ class Walk:
 
     def _lower(self, node: Node, group: FusionGroup | None) -> None:
         """Lower a node, or the group whose last node it is."""
-        members = [node] if group is None else [group.anchor, *group.chain]
+        members = (node,) if group is None else group.nodes
         try:
             self._hold_results(node, group)
         except UnfitError:
             raise
         except Exception as error:  # the converters raise anything, and TVM's own checks what C++ throws
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise TargetError(f"{self._refusal(members[0])}: {reason}") from error
+            raise TargetError(f"{self._refusal(members[0])}: {line_of(error)}") from error
         for member in members:
             for dim in guarded(
                 member, (value for value in member.inputs if value is not None and value in self._emitter)

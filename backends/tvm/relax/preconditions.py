@@ -38,14 +38,14 @@ def guarded(node: Node, inputs: Iterable[Value]) -> list[str]:
     return [*found, *(_bounded(node) if node.operator == "Slice" else _fitting(node))]
 
 
-def read_places(graph: Graph, name: Callable[[Node], str]) -> dict[str, tuple[str, str]]:
+def read_places(graph: Graph, given: frozenset[str], name: Callable[[Node], str]) -> dict[str, tuple[str, str]]:
     """Return the inputs that are read as places along an axis, with its size and what reads there.
 
     Args:
         graph: the graph that is lowered.
+        given: the symbols of the inputs' shapes.
         name: returns what the user calls a node's operator.
     """
-    given = frozenset[str]().union(*(value.type.symbols for value in graph.inputs))
     found: dict[str, tuple[str, str]] = {}
     for node in graph.nodes:
         x, value = node.input(0), node.input(1)

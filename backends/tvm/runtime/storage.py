@@ -7,14 +7,14 @@ from ....ir.types import DType
 
 def is_carried(dtype: DType) -> bool:
     """Whether elements are held as another type: floats of up to 8 bits, and integers of fewer."""
-    return dtype.bits < 8 + dtype.is_float and (dtype.is_float or dtype.is_integer)
+    return dtype.bits < 8 + dtype.is_float
 
 
 def carrier(dtype: DType) -> DType:
     """Return the element type that TVM holds a type in: small floats as codes, small integers as values."""
     if not is_carried(dtype):
         return dtype
-    return DType.uint8 if dtype.is_float or dtype.name.startswith("u") else DType.int8
+    return DType.uint8 if dtype.is_float or dtype.is_unsigned else DType.int8
 
 
 def carried(array: np.ndarray) -> np.ndarray:

@@ -93,7 +93,7 @@ class Measurement:
         return float(np.quantile([self.turn() for _ in range(_FIRST)], _QUIET))
 
     def speedup_over(self, other: "Measurement") -> float:
-        """Return another trial's time over this one's, taken in turns; the lower value of two halves of the turns."""
+        """Return the other's time over this one's, taken in turns; the lower value of two halves of the turns."""
         times = np.empty((2, _TURNS))
         start, done = time.perf_counter(), 0
         while done < _ENOUGH or (done < _TURNS and time.perf_counter() - start < _LONGEST):
@@ -105,8 +105,8 @@ class Measurement:
         return min(_ratio(times[:, : done // 2]), _ratio(times[:, done // 2 : done]))
 
     def error(self, other: "Measurement") -> float:
-        """Return the relative difference between this trial's results and another's for the same inputs."""
-        mine, others = ([{"": array.astype(np.float32)} for array in trial.results] for trial in (self, other))
+        """Return the relative difference between this measurement's results and another's for the same inputs."""
+        mine, others = ([{"": array.astype(np.float32)} for array in one.results] for one in (self, other))
         return drift(others, mine)
 
 

@@ -74,13 +74,13 @@ class Tuning:
             assert isinstance(symbol, tirx.Var)
             self._analyzer.bind(symbol, tirx.const(size, "int64"))
         self._memory = min(sum(constant.data.nbytes for constant in legal.constants.values()), _FAR)
-        self._sites = {key: sites for key, sites in survey.sites.items() if self._is_sized(survey.calls[key])}
+        self._tasks = {key: tasks for key, tasks in survey.tasks.items() if self._is_sized(survey.calls[key])}
         use_threads(target.threads)
 
     @property
     def kernels(self) -> set[str]:
         """The keys of the kernels whose sizes are known."""
-        return set(self._sites)
+        return set(self._tasks)
 
     def findings(self, known: Collection[str], until: float) -> Iterator[TuningRecord]:
         """Yield findings, first for the kernels that take the most time.
@@ -92,36 +92,36 @@ class Tuning:
         Raises:
             CheckError: a kernel gives something else if it is generated in another way.
         """
-        seconds = {key: self._trials(one, one.ways[:1])[0].seconds() for key, (one, *_) in self._sites.items()}
-        parts = {key: seconds[key] * len(sites) for key, sites in self._sites.items()}
+        seconds = {key: self._measurements(one, one.ways[:1])[0].seconds() for key, (one, *_) in self._tasks.items()}
+        parts = {key: seconds[key] * len(tasks) for key, tasks in self._tasks.items()}
         for key in sorted(parts, key=lambda key: -parts[key]):
             share = parts[key] / sum(parts.values())
             if share < _LEAST_SHARE or time.monotonic() > until:
                 return
             if key not in known:
-                yield self._found(self._sites[key][0], share)
+                yield self._found(self._tasks[key][0], share)
 
-    def _found(self, site: TuningTask[Way], share: float) -> TuningRecord:
+    def _found(self, task: TuningTask[Way], share: float) -> TuningRecord:
         """Find the best of a kernel's ways."""
-        (first,) = self._trials(site, site.ways[:1])
-        best, taken = first, site.ways[0]
+        (first,) = self._measurements(task, task.ways[:1])
+        best, taken = first, task.ways[0]
         together = os.cpu_count() or 1
-        for start in range(1, min(len(site.ways), _MOST_WAYS), together):
-            ways = site.ways[start : start + together]
-            for way, trial in zip(ways, self._trials(site, ways), strict=True):
-                if (error := trial.error(first)) > _ROUNDING:
-                    raise CheckError(f"{site.layer}: {site.key} is off by {error:.1e} with {asdict(way)}")
-                if trial.speedup_over(best) > _LEAST_GAIN:
-                    best, taken = trial, way
+        for start in range(1, min(len(task.ways), _MOST_WAYS), together):
+            ways = task.ways[start : start + together]
+            for way, measurement in zip(ways, self._measurements(task, ways), strict=True):
+                if (error := measurement.error(first)) > _ROUNDING:
+                    raise CheckError(f"{task.layer}: {task.key} is off by {error:.1e} with {asdict(way)}")
+                if measurement.speedup_over(best) > _LEAST_GAIN:
+                    best, taken = measurement, way
         gain = 1.0 if best is first else best.speedup_over(first)
         if gain < _LEAST_GAIN:  # it was chance
-            taken, gain = site.ways[0], 1.0
-        return TuningRecord(site.key, site.layer, share, asdict(site.ways[0]), asdict(taken), gain)
+            taken, gain = task.ways[0], 1.0
+        return TuningRecord(task.key, task.layer, share, asdict(task.ways[0]), asdict(taken), gain)
 
-    def _trials(self, site: TuningTask[Way], ways: Sequence[Way]) -> list[Measurement]:
-        """Compile kernels side by side, and return a trial for each."""
-        calls = [site.call(way) for way in ways]
-        module, name = self._emitter.block.get(), f"{site.layer}: {site.key}"
+    def _measurements(self, task: TuningTask[Way], ways: Sequence[Way]) -> list[Measurement]:
+        """Compile kernels side by side, and return a measurement of each."""
+        calls = [task.call(way) for way in ways]
+        module, name = self._emitter.block.get(), f"{task.layer}: {task.key}"
         self._tell(name, True)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             runs = list(pool.map(lambda call: compiled(_kernel(module, call), self._kind), calls))
@@ -175,16 +175,16 @@ class _Survey(TuningPolicy):
     """Choices by estimated times, which record the kernels that can be generated in several ways.
 
     Attributes:
-        sites: the kernels' places, by key.
+        tasks: the tasks of kernels that are generated alike, by their key.
         calls: the call of the first kernel of each key, in the way with the least estimated time.
     """
 
-    sites: dict[str, list[TuningTask[Any]]] = field(default_factory=dict[str, list[TuningTask[Any]]])
+    tasks: dict[str, list[TuningTask[Any]]] = field(default_factory=dict[str, list[TuningTask[Any]]])
     calls: dict[str, relax.Call] = field(default_factory=dict[str, relax.Call])
 
-    def made(self, site: TuningTask[Way]) -> relax.Call:
-        call = site.call(site.ways[0])
-        if len(site.ways) > 1:
-            self.sites.setdefault(site.key, []).append(site)
-            self.calls.setdefault(site.key, call)
+    def made(self, task: TuningTask[Way]) -> relax.Call:
+        call = task.call(task.ways[0])
+        if len(task.ways) > 1:
+            self.tasks.setdefault(task.key, []).append(task)
+            self.calls.setdefault(task.key, call)
         return call

@@ -31,7 +31,7 @@ CHAINS = {
 
 def nodes_of_groups(graph) -> list[list[str]]:
     groups = find_groups(graph, list(graph.nodes), FUSED_KERNELS)
-    return [[node.operator for node in (group.anchor, *group.chain)] for group in dict.fromkeys(groups.values())]
+    return [[node.operator for node in group.nodes] for group in dict.fromkeys(groups.values())]
 
 
 @pytest.mark.parametrize("name", CHAINS)

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
+from machine import targets
 
 from planish.ir.types import DType
-from planish.targets.load import load_target
 
 ROW_QUANTIZER = "planish::DynamicQuantizeRows"
 RNG = np.random.default_rng(0)
@@ -12,13 +12,8 @@ def normal(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape, np.float32)
 
 
-@pytest.fixture(params=["native", "x86-64-avx2", "x86-64"])
-def target(request):
-    """Machines with vectors of 16, 8 and 4 lanes; these tests need one that runs the code for all of them."""
-    target = load_target(request.param)
-    if not target.features <= load_target("native").features:
-        pytest.skip(f"this machine is no {target.name}")
-    return target
+target = targets("native", "x86-64-avx2", "x86-64")
+"""Machines with vectors of 16, 8 and 4 lanes; these tests need one that runs the code for all of them."""
 
 
 @pytest.mark.parametrize(("depth", "columns"), [(7, 1), (33, 5), (64, 16), (20, 50), (96, 100)])

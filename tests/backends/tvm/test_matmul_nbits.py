@@ -4,22 +4,17 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from machine import targets
 
 from planish.ir.block_weight import BlockScheme, BlockWeight
-from planish.targets.load import load_target
 
 pytest.importorskip("tvm")
 
 RNG = np.random.default_rng(0)
 
 
-@pytest.fixture(params=["native", "x86-64-avx512", "x86-64-avx2", "x86-64"])
-def target(request):
-    """Digits of 8 bits, a table of floats in a register, and conversions in vectors of 8 and 4 lanes."""
-    target = load_target(request.param)
-    if not target.features <= load_target("native").features:
-        pytest.skip(f"this machine is no {target.name}")
-    return target
+target = targets("native", "x86-64-avx512", "x86-64-avx2", "x86-64")
+"""Digits of 8 bits, a table of floats in a register, and conversions in vectors of 8 and 4 lanes."""
 
 
 def normal(*shape: int) -> np.ndarray:

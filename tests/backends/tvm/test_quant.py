@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from machine import targets
 from torch import nn
 
 import planish
@@ -30,19 +31,13 @@ from planish.passes.base import PassContext
 from planish.passes.cleanup.fold_constants import ConstantFolding
 from planish.passes.legalization.origins import Origins
 from planish.targets import Target
-from planish.targets.load import load_target
 
 RNG = np.random.default_rng(0)
 EIGHTH = np.float32(0.125)
 """A scale that divides exactly, so that results lie half-way between integers, and are rounded as the standard says."""
 
 
-@pytest.fixture(params=["native", "x86-64-avx2"])
-def target(request):
-    target = load_target(request.param)
-    if not target.features <= load_target("native").features:
-        pytest.skip(f"this machine is no {target.name}")
-    return target
+target = targets("native", "x86-64-avx2")
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from machine import targets
 
 pytest.importorskip("tvm")
 
@@ -33,13 +34,8 @@ from planish.targets.load import load_target
 RNG = np.random.default_rng(0)
 
 
-@pytest.fixture(params=["native", "x86-64-avx2", "x86-64"])
-def target(request: pytest.FixtureRequest) -> Target:
-    """Machines with vectors of 16, 8 and 4 lanes, and dot products or none."""
-    target = load_target(request.param)
-    if not target.features <= load_target("native").features:
-        pytest.skip(f"this machine is no {target.name}")
-    return target
+target = targets("native", "x86-64-avx2", "x86-64")
+"""Machines with vectors of 16, 8 and 4 lanes, and dot products or none."""
 
 
 def masked(weights: np.ndarray, density: float, rows: int, columns: int) -> np.ndarray:

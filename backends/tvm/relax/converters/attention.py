@@ -8,7 +8,7 @@ from .....ir.dims import Dim
 from .....ir.graph import Node
 from .....ir.types import TensorType
 from ...kernels.attention import Attention, attention_kernel, is_paired_attention
-from ..emitter import Emitter
+from ..emitter import Emitter, known_size
 from ..fusion import ROUNDING, Anchor, FusedKernel, FusionGroup, widened_from
 
 
@@ -39,9 +39,9 @@ def _attention(emitter: Emitter, group: FusionGroup) -> relax.Expr:
     if len(narrow) == 3 and is_paired_attention(size, depth, emitter.machine):
         q, k, v = narrow
     kernel = Attention(
-        batch=_known(q.shape[0]),
-        queries=_known(queries),
-        keys=_known(k.shape[-2]),
+        batch=known_size(q.shape[0]),
+        queries=known_size(queries),
+        keys=known_size(k.shape[-2]),
         heads=heads,
         sharing=sharing,
         size=size,
@@ -63,10 +63,6 @@ def _attention(emitter: Emitter, group: FusionGroup) -> relax.Expr:
     if type == group.output.type:
         return found
     return relax.op.reshape(emitter.block.emit(found), emitter.shape(group.output.shape))
-
-
-def _known(dim: Dim) -> int | None:
-    return dim if isinstance(dim, int) else None
 
 
 def _static(dim: Dim) -> int:

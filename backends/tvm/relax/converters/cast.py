@@ -14,7 +14,7 @@ from .....ir.graph import Node
 from .....ir.types import DType
 from ...kernels.epilogue import Broadcast, Epilogue, Operand, PostOp, elementwise_kernel
 from ...runtime.storage import carrier, is_carried
-from ..emitter import Emitter
+from ..emitter import Emitter, known_sizes
 from ..expressions import choose
 
 _ROUNDING = Epilogue((Operand(Broadcast.ELEMENTS),), (PostOp("Cast", (), (1,)),), "bfloat16")
@@ -29,8 +29,7 @@ def cast(emitter: Emitter, node: Node) -> relax.Expr:
     if source is to:
         return x
     if to is DType.bfloat16 and source is DType.float32:
-        shape = tuple(dim if isinstance(dim, int) else None for dim in value.shape)
-        kernel = elementwise_kernel(shape, _ROUNDING, emitter.machine)
+        kernel = elementwise_kernel(known_sizes(value.shape), _ROUNDING, emitter.machine)
         return emitter.prim_func("round", kernel, [x], node.output.type)
     if is_carried(source) and source.is_float:
         x, source = _decoded(emitter, x, source), DType.float32

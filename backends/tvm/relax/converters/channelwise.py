@@ -11,7 +11,7 @@ from ...kernels.epilogue import Broadcast, Epilogue, PostOp, pixels_kernel
 from ...kernels.nchwc import join_kernel
 from ...kernels.vector_math import ELEMENTS
 from ...kernels.windows import Window
-from ..emitter import Blocked, Converter, Emitter
+from ..emitter import Blocked, Converter, Emitter, known_sizes
 from ..fusion import Anchor, FusedKernel, FusionGroup, reach, source, step_attributes, step_operands
 from ..images import image_call, is_known, is_worth_blocks, operands, window_of
 from ..importer import imported
@@ -43,7 +43,7 @@ def _pool(emitter: Emitter, group: FusionGroup) -> Blocked:
     x = group.anchor.operand(0)
     images = source(x)
     zero_point = 0 if x.producer is None or images.dtype.is_float else dict(step_attributes(x.producer))["zero_point"]
-    return _pooled(emitter, group.anchor, (images, zero_point), group.epilogue, group)
+    return _pooled(emitter, group, images, zero_point)
 
 
 def pool(emitter: Emitter, node: Node) -> relax.Expr | Blocked:
@@ -54,28 +54,23 @@ def pool(emitter: Emitter, node: Node) -> relax.Expr | Blocked:
     x = node.operand(0)
     if len(node.outputs) > 1 or not is_known(x, node) or not is_worth_blocks(emitter, x):
         return _PLAIN[node.operator](emitter, node)
-    return _pooled(emitter, node, (x, 0), Epilogue(), None)
+    return _pooled(emitter, FusionGroup(node, (), Epilogue(), ()), x, 0)
 
 
-def _pooled(
-    emitter: Emitter, node: Node, images: tuple[Value, int], epilogue: Epilogue, group: FusionGroup | None
-) -> Blocked:
-    """Call a kernel for a pool of images with a zero point."""
-    (x, zero_point), machine = images, emitter.machine
-    sizes = images_of(x.type)
-    arguments = [in_blocks(emitter, x), *([] if group is None else operands(emitter, group))]
-    output = node.output if group is None else group.output
+def _pooled(emitter: Emitter, group: FusionGroup, x: Value, zero_point: int) -> Blocked:
+    """Call a kernel for a pool of images `x` with a zero point, and for its epilogue."""
+    node, images = group.anchor, images_of(x.type)
     if node.operator == "GlobalAveragePool":
-        whole = images_of(x.type).blocks(1)[1:3]
-        window = Window(whole, (1, 1), whole, (1, 1), (1, 1), (0, 0), (0, 0))
-        mean = Channelwise(sizes.batch, sizes.blocks(machine.lanes)[0], window, MEAN, sizes.dtype, zero_point)
-        return image_call(emitter, output, "mean", channelwise_kernel(mean, machine, epilogue), arguments)
-    kind = MAXIMUM
+        whole = images.blocks(1)[1:3]
+        name, kind, window = "mean", MEAN, Window(whole, (1, 1), whole, (1, 1), (1, 1), (0, 0), (0, 0))
+    else:
+        name, kind, window = "pool", MAXIMUM, window_of(node, node.attributes["kernel_shape"])
     if node.operator == "AveragePool":
         kind = PADDED_MEAN if node.attributes.get("count_include_pad", 0) else MEAN
-    window = window_of(node, node.attributes["kernel_shape"])
-    pooled = Channelwise(sizes.batch, sizes.blocks(machine.lanes)[0], window, kind, sizes.dtype, zero_point)
-    return image_call(emitter, output, "pool", channelwise_kernel(pooled, machine, epilogue), arguments)
+    blocks = images.blocks(emitter.machine.lanes)[0]
+    sizes = Channelwise(images.batch, blocks, window, kind, images.dtype, zero_point)
+    kernel = channelwise_kernel(sizes, emitter.machine, group.epilogue)
+    return image_call(emitter, group.output, name, kernel, [in_blocks(emitter, x), *operands(emitter, group)])
 
 
 def _element_anchor(node: Node) -> Anchor | None:
@@ -91,8 +86,7 @@ def _element_anchor(node: Node) -> Anchor | None:
 
 
 def _elements(emitter: Emitter, group: FusionGroup) -> Blocked:
-    shape = blocked_type(emitter, group.output.type).shape
-    sizes = tuple(dim if isinstance(dim, int) else None for dim in shape)
+    sizes = known_sizes(blocked_type(emitter, group.output.type).shape)
     row = (images_of(group.output.type).blocks(emitter.machine.lanes)[0] * emitter.machine.lanes,)
     shapes = tuple(row if operand.reach is Broadcast.CHANNELS else sizes for operand in group.epilogue.operands)
     kernel = pixels_kernel(sizes, shapes, group.epilogue, emitter.machine)

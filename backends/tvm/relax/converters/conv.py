@@ -197,17 +197,9 @@ def _integer_conv(emitter: Emitter, group: FusionGroup, found: Quantized) -> Blo
     weights, bias = found.weights.reshape(filters, depth, *window.kernel), _bias(node, filters)
     groups = node.attributes.get("group", 1)
     if groups == images.channels == filters > 1:
-        if not machine.has_wide_dots:
-            scaled = weights[:, 0] * found.scales[:, None, None]
-            return _depthwise(emitter, group, scaled, bias, window, (found.x, found.zero_point))
-        blocks = images.blocks(LANES)[0]
-        sizes = Channelwise(images.batch, blocks, window, QUADS, images.dtype, found.zero_point)
-        if Quads(window).is_possible:
-            constants = [relax.const(packed_depthwise(weights[:, 0], Quads(window)))]
-            constants += _beside(found, weights, bias, window, machine.lanes, 0)
-            kernel = channelwise_kernel(sizes, machine, group.epilogue)
-            arguments = [in_blocks(emitter, found.x), *constants, *operands(emitter, group)]
-            return image_call(emitter, group.output, "integer_depthwise", kernel, arguments)
+        made = _integer_depthwise(emitter, group, found, weights, bias, window)
+        if made is not None:
+            return made
     groups, wide, weights = merged(groups, weights, images.channels, machine.lanes)
     is_narrow = images.channels <= K_PER_DOT and groups == 1 and found.x not in emitter.blocked
     instruction = Int8Dot.of(machine, np.moveaxis(weights, 1, -1))
@@ -239,6 +231,24 @@ def _integer_conv(emitter: Emitter, group: FusionGroup, found: Quantized) -> Blo
 
     dense = tiles(sizes, machine)
     return Blocked(emitter.choices.made(_task(str(node.location), sizes, weights, dense, machine, call)))
+
+
+def _integer_depthwise(
+    emitter: Emitter, group: FusionGroup, found: Quantized, weights: np.ndarray, bias: np.ndarray, window: Window
+) -> Blocked | None:
+    """Lower a depthwise convolution of integers; return None where its windows suit no kernel of dot products."""
+    machine, images = emitter.machine, images_of(found.x.type)
+    if not machine.has_wide_dots:
+        scaled = weights[:, 0] * found.scales[:, None, None]
+        return _depthwise(emitter, group, scaled, bias, window, (found.x, found.zero_point))
+    if not Quads(window).is_possible:
+        return None
+    sizes = Channelwise(images.batch, images.blocks(LANES)[0], window, QUADS, images.dtype, found.zero_point)
+    constants = [relax.const(packed_depthwise(weights[:, 0], Quads(window)))]
+    constants += _beside(found, weights, bias, window, machine.lanes, 0)
+    kernel = channelwise_kernel(sizes, machine, group.epilogue)
+    arguments = [in_blocks(emitter, found.x), *constants, *operands(emitter, group)]
+    return image_call(emitter, group.output, "integer_depthwise", kernel, arguments)
 
 
 def _quads(emitter: Emitter, found: Quantized) -> relax.Expr:

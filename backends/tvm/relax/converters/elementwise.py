@@ -13,7 +13,7 @@ from tvm.script.ir_builder import tirx as T
 
 from .....ir.graph import Node
 from .....ir.types import DType
-from ...kernels.vectors import Scalar
+from ...kernels.vectors import Scalar, number
 from .. import broadcasting
 from ..emitter import Converter, Emitter
 from ..expressions import choose, product, unraveled
@@ -49,10 +49,6 @@ def _at(x: te.Tensor, place: Sequence[tirx.Expr]) -> tirx.Expr:
     return x(*(0 if isinstance(size, tirx.IntImm) and int(size) == 1 else index for size, index in pairs))
 
 
-def _constant(value: float, like: tirx.Expr) -> tirx.Expr:
-    return tirx.const(value, like.ty.dtype)
-
-
 def _is_float(node: Node) -> bool:
     return node.operand(0).dtype.is_float
 
@@ -70,7 +66,7 @@ def _wins(node: Node, a: tirx.Expr, is_beyond: tirx.Expr) -> tirx.Expr:
 
 
 def _relu(node: Node, x: tirx.Expr) -> tirx.Expr:
-    return choose(x < _constant(0, x), _constant(0, x), x)
+    return choose(x < number(0, x), number(0, x), x)
 
 
 def _elu(node: Node, x: tirx.Expr) -> tirx.Expr:
@@ -79,35 +75,35 @@ def _elu(node: Node, x: tirx.Expr) -> tirx.Expr:
 
 def _selu(node: Node, x: tirx.Expr) -> tirx.Expr:
     alpha, gamma = (node.attributes.get(name, default) for name, default in _SELU)
-    return _curved(x, alpha) * _constant(gamma, x)
+    return _curved(x, alpha) * number(gamma, x)
 
 
 _SELU = (("alpha", 1.67326319217681884765625), ("gamma", 1.05070102214813232421875))
 
 
 def _curved(x: tirx.Expr, alpha: float) -> tirx.Expr:
-    return choose(x < _constant(0, x), _constant(alpha, x) * (tirx.exp(x) - _constant(1, x)), x)
+    return choose(x < number(0, x), number(alpha, x) * (tirx.exp(x) - number(1, x)), x)
 
 
 def _thresholded(node: Node, x: tirx.Expr) -> tirx.Expr:
-    return choose(x > _constant(node.attributes.get("alpha", 1.0), x), x, _constant(0, x))
+    return choose(x > number(node.attributes.get("alpha", 1.0), x), x, number(0, x))
 
 
 def _hard_sigmoid(node: Node, x: tirx.Expr) -> tirx.Expr:
-    y = _constant(node.attributes.get("alpha", 0.2), x) * x + _constant(node.attributes.get("beta", 0.5), x)
-    y = choose(y < _constant(0, x), _constant(0, x), y)
-    return choose(y > _constant(1, x), _constant(1, x), y)
+    y = number(node.attributes.get("alpha", 0.2), x) * x + number(node.attributes.get("beta", 0.5), x)
+    y = choose(y < number(0, x), number(0, x), y)
+    return choose(y > number(1, x), number(1, x), y)
 
 
 def _sloped(node: Node, x: tirx.Expr, slope: tirx.Expr) -> tirx.Expr:
-    return choose(x < _constant(0, x), x * slope, x)
+    return choose(x < number(0, x), x * slope, x)
 
 
 def _sign(node: Node, x: tirx.Expr) -> tirx.Expr:
-    positive = choose(x > _constant(0, x), _constant(1, x), _constant(0, x))
+    positive = choose(x > number(0, x), number(1, x), number(0, x))
     if str(x.ty.dtype).startswith("uint"):
         return positive
-    sign = choose(x < _constant(0, x), _constant(-1, x), positive)
+    sign = choose(x < number(0, x), number(-1, x), positive)
     return choose(tirx.isnan(x), x, sign) if _is_float(node) else sign
 
 
@@ -115,15 +111,15 @@ def _shrunk(node: Node, x: tirx.Expr) -> tirx.Expr:
     """Shrink an element towards 0 by a bias outside of a bound (Shrink); integers go through float64."""
     bound, bias = (node.attributes.get(name, default) for name, default in (("lambd", 0.5), ("bias", 0.0)))
     y = x if _is_float(node) else x.astype("float64")
-    above = choose(y > _constant(bound, y), y - _constant(bias, y), _constant(0, y))
-    return choose(y < _constant(-bound, y), y + _constant(bias, y), above).astype(x.ty.dtype)
+    above = choose(y > number(bound, y), y - number(bias, y), number(0, y))
+    return choose(y < number(-bound, y), y + number(bias, y), above).astype(x.ty.dtype)
 
 
 def _modulo(node: Node, a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
     """Return the remainder, with the sign of the dividend if `fmod` says so, and of the divisor otherwise."""
-    nought = _constant(0, a)
+    nought = number(0, a)
     rest = _float_rest(a, b) if _is_float(node) else choose(_is_safe(node, b), tirx.truncmod(a, _safe(node, b)), nought)
-    if node.attributes.get("fmod", 0) or node.output.dtype.name.startswith("u"):
+    if node.attributes.get("fmod", 0) or node.output.dtype.is_unsigned:
         return rest
     differ = tirx.any(tirx.all(rest < nought, b > nought), tirx.all(rest > nought, b < nought))
     return choose(differ, rest + b, rest)
@@ -138,19 +134,19 @@ def _quotient(node: Node, a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
     """Return the quotient; integers are divided towards zero."""
     if _is_float(node):
         return a / b
-    nought = _constant(0, a)
+    nought = number(0, a)
     y = choose(tirx.EQ(b, nought), nought, tirx.truncdiv(a, _safe(node, b)))
-    return y if node.output.dtype.name.startswith("u") else choose(tirx.EQ(b, _constant(-1, b)), nought - a, y)
+    return y if node.output.dtype.is_unsigned else choose(tirx.EQ(b, number(-1, b)), nought - a, y)
 
 
 def _is_safe(node: Node, b: tirx.Expr) -> tirx.Expr:
     """Whether a machine can divide integers by a number: not by 0, nor by -1, as the least integer overflows."""
-    is_safe = tirx.NE(b, _constant(0, b))
-    return is_safe if node.output.dtype.name.startswith("u") else tirx.all(is_safe, tirx.NE(b, _constant(-1, b)))
+    is_safe = tirx.NE(b, number(0, b))
+    return is_safe if node.output.dtype.is_unsigned else tirx.all(is_safe, tirx.NE(b, number(-1, b)))
 
 
 def _safe(node: Node, b: tirx.Expr) -> tirx.Expr:
-    return choose(_is_safe(node, b), b, _constant(1, b))
+    return choose(_is_safe(node, b), b, number(1, b))
 
 
 def _shifted(node: Node, a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
@@ -159,9 +155,9 @@ def _shifted(node: Node, a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
     Shifted by its width or more, it is 0, or its sign if it is shifted to the right.
     """
     bits, is_left = node.output.dtype.bits, node.attributes["direction"] == "LEFT"
-    is_within = tirx.EQ(b >> _constant(bits.bit_length() - 1, b), _constant(0, b))  # TVM misjudges "less" of uint64
-    count = b & _constant(bits - 1, b)
-    rest = _constant(0, a) if is_left or node.output.dtype.name.startswith("u") else a >> _constant(bits - 1, a)
+    is_within = tirx.EQ(b >> number(bits.bit_length() - 1, b), number(0, b))  # TVM misjudges "less" of uint64
+    count = b & number(bits - 1, b)
+    rest = number(0, a) if is_left or node.output.dtype.is_unsigned else a >> number(bits - 1, a)
     return choose(is_within, a << count if is_left else a >> count, rest)
 
 

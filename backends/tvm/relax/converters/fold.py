@@ -1,16 +1,15 @@
 """Sliding windows that are summed back into images (Col2Im), or whose taps lie at computed offsets (DeformConv)."""
 
-from collections.abc import Iterable, Sequence
-from functools import partial
+import operator
+from collections.abc import Sequence
+from functools import partial, reduce
 from math import prod
 
 from tvm import relax, te, tirx
 
-from .....ir.contents import contents
 from .....ir.graph import Node
 from ...kernels.vectors import Scalar
-from ..dynamic_shape import tensors
-from ..emitter import Converter, Emitter, shape_of
+from ..emitter import Converter, Emitter, input_contents, shape_of
 from ..expressions import elements, integer, only_if, product, row, unraveled
 
 
@@ -32,7 +31,7 @@ def _attributes(rank: int) -> list[tuple[str, tuple[int, ...]]]:
 
 def columns_to_image(emitter: Emitter, node: Node) -> relax.Expr:
     """Lower Col2Im: each pixel is the sum of its taps; the sizes of image and window may be computed."""
-    x, image, block = tensors(emitter, node)
+    x, image, block = emitter.tensors(node)
     rank = node.output.type.rank - 2
     strides, dilations, pads = (node.attributes.get(*pair) for pair in _attributes(rank))
 
@@ -41,8 +40,7 @@ def columns_to_image(emitter: Emitter, node: Node) -> relax.Expr:
         fault = product(_counts(pixels, taps, node)) - x.shape[2]
         return row([tirx.floordiv(x.shape[1], product(taps)), *pixels, *taps, fault])
 
-    known = [None if value is None else contents(value) for value in node.inputs[1:3]]
-    taps = known[1] or [emitter.symbol("taps") for _ in range(rank)]
+    taps = input_contents(node, 2) or [emitter.symbol("taps") for _ in range(rank)]
     found = emitter.computed(emitter.kernel(sizes, x, image, block), [*node.output.shape[1:], *taps]).values
 
     def fold(x: te.Tensor, *, shape: Sequence[Scalar], kernel: Sequence[Scalar]) -> te.Tensor:
@@ -104,17 +102,11 @@ def _sampled(x: te.Tensor, offset: te.Tensor, *masks: te.Tensor, node: Node, tap
             + (place[axis] * strides[axis] + cell[axis] * dilations[axis] - pads[axis]).astype(x.dtype)
             for axis in range(2)
         ]
-        y = _total(_corner(x, (image, channel), at, sizes, corner) for corner in ((0, 0), (0, 1), (1, 0), (1, 1)))
+        corners = (_corner(x, (image, channel), at, sizes, corner) for corner in ((0, 0), (0, 1), (1, 0), (1, 1)))
+        y = reduce(operator.add, corners)
         return y * masks[0](image, group * prod(taps) + tap, *place) if masks else y
 
     return te.compute([batch, channels, prod(taps), *offset.shape[2:]], element, name="sample")
-
-
-def _total(values: Iterable[tirx.Expr]) -> tirx.Expr:
-    first, *rest = values
-    for value in rest:
-        first = first + value
-    return first
 
 
 def _corner(

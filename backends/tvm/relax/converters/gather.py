@@ -15,13 +15,12 @@ from .....ir.graph import Node
 from .....ir.types import DType
 from ...kernels.vectors import known
 from ...runtime.storage import carrier
-from ..dynamic_shape import tensors
 from ..emitter import Converter, Emitter, shape_of
 from ..expressions import BufferProxy, choose, counted, product, unraveled
 
 
 def gather_elements(emitter: Emitter, node: Node) -> relax.Expr:
-    x, indices = tensors(emitter, node)
+    x, indices = emitter.tensors(node)
     axis = node.attributes.get("axis", 0) % len(shape_of(x))
     return emitter.kernel(partial(gather_elements_along, axis=axis), x, indices)
 
@@ -35,7 +34,7 @@ def gather_elements_along(x: te.Tensor, indices: te.Tensor, *, axis: int) -> te.
 
 
 def gather_nd(emitter: Emitter, node: Node) -> relax.Expr:
-    x, indices = tensors(emitter, node)
+    x, indices = emitter.tensors(node)
     batch = node.attributes.get("batch_dims", 0)
 
     def gather_nd(x: te.Tensor, indices: te.Tensor) -> te.Tensor:
@@ -53,7 +52,7 @@ def gather_nd(emitter: Emitter, node: Node) -> relax.Expr:
 
 
 def scatter_elements(emitter: Emitter, node: Node) -> relax.Expr:
-    x, indices, updates = tensors(emitter, node)
+    x, indices, updates = emitter.tensors(node)
     axis = node.attributes.get("axis", 0) % len(shape_of(x))
     combine = _COMBINED[node.attributes.get("reduction", "none")]
 
@@ -71,7 +70,7 @@ def scatter_elements(emitter: Emitter, node: Node) -> relax.Expr:
 
 
 def scatter_nd(emitter: Emitter, node: Node) -> relax.Expr:
-    x, indices, updates = tensors(emitter, node)
+    x, indices, updates = emitter.tensors(node)
     combine = _COMBINED[node.attributes.get("reduction", "none")]
 
     def scatter_nd(x: te.Tensor, indices: te.Tensor, updates: te.Tensor) -> te.Tensor:
@@ -145,15 +144,15 @@ def bit_cast(emitter: Emitter, node: Node) -> relax.Expr:
         x = emitter.block.emit(relax.op.astype(x, "uint8"))
     if to is DType.bool:
         return relax.op.not_equal(x, relax.const(0, str(carrier(value.dtype))))
-    return emitter.kernel(partial(_reinterpreted, bits=to.bits, to=to), x)
+    return emitter.kernel(partial(_reinterpreted, to=to), x)
 
 
-def _reinterpreted(x: te.Tensor, *, bits: int, to: DType) -> te.Tensor:
-    mask = (1 << bits) - 1
-    low = 0 if to.is_float or not to.is_integer else to.limits[0]
+def _reinterpreted(x: te.Tensor, *, to: DType) -> te.Tensor:
+    mask = (1 << to.bits) - 1
+    low = to.limits[0] if to.is_integer else 0
 
     def element(*place: tirx.Expr) -> tirx.Expr:
-        if bits >= 8:
+        if to.bits >= 8:
             return tirx.reinterpret(str(carrier(to)), x(*place))
         code = x(*place).astype("int32") & mask
         return choose(code > mask + low, code - (mask + 1), code).astype(str(carrier(to)))

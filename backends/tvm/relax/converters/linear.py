@@ -13,12 +13,12 @@ from ...kernels.gemm import Gemm, Matrix, gemm_kernel, packed, tiles
 from ...kernels.instructions.base import FMA, Instruction
 from ...kernels.instructions.bf16_dot import BF16_DOT, Bf16Dot
 from ...kernels.instructions.int8_dot import Int8Dot
-from ...kernels.sparse_gemm import SparseMatrix, SparseSizes, SparseTile, compressed, held_blocks, sparse_tiles
+from ...kernels.sparse_gemm import SparseMatrix, SparseSizes, SparseTile, compressed, mean_held_blocks, sparse_tiles
 from ...kernels.tiles import Tile
 from ...kernels.vector_math import ELEMENTS
 from ..broadcasting import bind_result, may_stretch, operand
 from ..configs import TuningTask
-from ..emitter import Emitter
+from ..emitter import Emitter, known_size, known_sizes
 from ..fusion import Anchor, FusedKernel, FusionGroup, widened_from
 from ..importer import imported
 from .quant import constant_weights, quantized
@@ -114,8 +114,7 @@ def _batched(emitter: Emitter, group: FusionGroup) -> relax.Expr:
     x, right = group.anchor.operand(0), group.anchor.operand(1)
     columns = right.shape[-1]
     assert isinstance(columns, int)
-    lead = tuple(_known(size) for size in x.shape[:-1])
-    sizes = Gemm(lead, _known(x.shape[-1]), columns, right.type.rank - 2, is_packed=False)
+    sizes = Gemm(known_sizes(x.shape[:-1]), known_size(x.shape[-1]), columns, right.type.rank - 2, is_packed=False)
     arguments = [emitter.tensor(x), emitter.tensor(right), *operands(emitter, group, columns)]
 
     def call(tile: Tile) -> relax.Call:
@@ -161,13 +160,13 @@ def _constant_product(
 ) -> relax.Expr:
     """Call a kernel of a value and constant weights `[K, N]`, without the blocks that are zero where that is faster."""
     (x, weights), machine = factors, emitter.machine
-    sizes = Gemm(tuple(_known(size) for size in x.shape[:-1]), *weights.shape, instruction=instruction)
+    sizes = Gemm(known_sizes(x.shape[:-1]), *weights.shape, instruction=instruction)
     left, beside = emitter.tensor(x), [*beside, *operands(emitter, group, sizes.n)]
     name, layer = "gemm" if matrix == Matrix() else "integer_gemm", str(group.anchor.location)
 
     def call(tile: Tile) -> relax.Call:
         if isinstance(tile, SparseTile):
-            held = held_blocks(weights, tile, instruction)
+            held = mean_held_blocks(weights, tile, instruction)
             right, arrays = SparseMatrix.of(matrix, held), compressed(weights, tile, instruction)
         else:
             right, arrays = matrix, [packed(weights, tile, instruction)]
@@ -178,12 +177,8 @@ def _constant_product(
     dense, sparse = tiles(sizes, machine), sparse_tiles(sizes, weights, machine)
     if not sparse:
         return emitter.choices.made(TuningTask(name, layer, sizes, dense, call))
-    kind = SparseSizes(sizes, held_blocks(weights, sparse[0], instruction))
+    kind = SparseSizes(sizes, mean_held_blocks(weights, sparse[0], instruction))
     return emitter.choices.made(TuningTask(f"sparse_{name}", layer, kind, [*sparse, *dense], call))
-
-
-def _known(dim: Dim) -> int | None:
-    return dim if isinstance(dim, int) else None
 
 
 def operands(emitter: Emitter, group: FusionGroup, channels: Dim) -> list[relax.Expr]:

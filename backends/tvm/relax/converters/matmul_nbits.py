@@ -10,7 +10,7 @@ from ...kernels.gemm import Gemm, gemm_kernel
 from ...kernels.int4_gemm import Int4Operands
 from ...kernels.machine import Machine
 from ...kernels.vector_math import ELEMENTS
-from ..emitter import Emitter
+from ..emitter import Emitter, known_sizes
 from ..fusion import Anchor, FusedKernel, FusionGroup
 from .linear import operands
 
@@ -22,8 +22,7 @@ def _anchor(node: Node) -> Anchor:
 def _product(emitter: Emitter, group: FusionGroup) -> relax.Expr:
     x, weight = group.anchor.operand(0), BlockWeight.of(group.anchor)
     assert weight is not None  # legalize has spelled out the others
-    lead = tuple(size if isinstance(size, int) else None for size in x.shape[:-1])
-    kernel, right = kernel_for(lead, weight, emitter.machine, group.epilogue)
+    kernel, right = kernel_for(known_sizes(x.shape[:-1]), weight, emitter.machine, group.epilogue)
     arguments = [emitter.tensor(x), *map(relax.const, right), *operands(emitter, group, weight.codes.shape[1])]
     return emitter.prim_func("nibble_gemm", kernel, arguments, group.output.type)
 

@@ -10,7 +10,7 @@ from tvm.script.ir_builder import tirx as T
 from .....ir.graph import Node
 from ..dynamic_shape import cut_to
 from ..emitter import Emitter
-from ..expressions import BufferProxy
+from ..expressions import BufferProxy, integer
 from .cast import ranks
 
 _FOUND, _FIRST, _CLASH = range(3)
@@ -55,7 +55,7 @@ def _suppression(
     batches, classes, count = given[1].shape
     with IRBuilder() as builder:
         with T.seq_scope():
-            state[_FOUND] = _whole(0)
+            state[_FOUND] = integer(0)
             with T.serial(0, batches) as batch, T.serial(0, classes) as label, T.seq_scope():
                 state[_FIRST] = state[_FOUND]
                 with T.serial(0, count) as place:
@@ -63,22 +63,18 @@ def _suppression(
                     score = scores[batch, label, box]
                     is_good = tirx.any(tirx.const(keeps_all, "bool"), score > least_score)
                     with T.If(tirx.all(is_good, state[_FOUND] - state[_FIRST] < most)), T.Then(), T.seq_scope():
-                        state[_CLASH] = _whole(0)
+                        state[_CLASH] = integer(0)
                         with T.serial(0, state[_FOUND] - state[_FIRST]) as number:
                             other = rows[state[_FIRST] + number, 2]
                             common = _overlap(boxes, batch, box, other, center)
                             with T.If(common > least_clash), T.Then():
-                                state[_CLASH] = _whole(1)
-                        with T.If(tirx.EQ(state[_CLASH], _whole(0))), T.Then(), T.seq_scope():
+                                state[_CLASH] = integer(1)
+                        with T.If(tirx.EQ(state[_CLASH], integer(0))), T.Then(), T.seq_scope():
                             rows[state[_FOUND], 0] = batch.astype("int64")
                             rows[state[_FOUND], 1] = label.astype("int64")
                             rows[state[_FOUND], 2] = box
-                            state[_FOUND] = state[_FOUND] + _whole(1)
+                            state[_FOUND] = state[_FOUND] + integer(1)
         return builder.get()
-
-
-def _whole(value: int) -> tirx.Expr:
-    return tirx.const(value, "int64")
 
 
 def _overlap(boxes: BufferProxy, batch: tirx.Expr, one: tirx.Expr, other: tirx.Expr, center: bool) -> tirx.Expr:
@@ -96,11 +92,10 @@ def _corners(
 ) -> tuple[list[tirx.Expr], list[tirx.Expr]]:
     """Return the lower and upper corner of a box that is given by two opposite corners, or by center and size."""
     first, second = ([boxes[batch, box, part + axis] for axis in range(2)] for part in (0, 2))
+    pairs = list(zip(first, second, strict=True))
     if not center:
-        pairs = list(zip(first, second, strict=True))
         return [tirx.min(a, b) for a, b in pairs], [tirx.max(a, b) for a, b in pairs]
     half = tirx.const(0.5, first[0].ty.dtype)
-    pairs = list(zip(first, second, strict=True))
     return [middle - size * half for middle, size in pairs], [middle + size * half for middle, size in pairs]
 
 

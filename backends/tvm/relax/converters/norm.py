@@ -6,7 +6,7 @@ from .....ir.graph import Node, Value
 from .....ir.types import DType
 from .....passes.legalization.expansions.integers import ROW_QUANTIZER
 from ...kernels.rows import Norm, norm_kernel, quantize_kernel, softmax_kernel
-from ..emitter import Converter, Emitter
+from ..emitter import Converter, Emitter, known_sizes
 from ..fusion import ROUNDING, Anchor, FusedKernel, FusionGroup
 from ..importer import imported
 
@@ -53,7 +53,7 @@ def rows_of(node: Node, axis: int = -1) -> tuple[Value, tuple[int | None, ...], 
     columns = x.shape[-1] if x.type.rank else None
     if x.dtype is not DType.float32 or axis not in (-1, x.type.rank - 1) or not isinstance(columns, int):
         return None
-    lead = tuple(size if isinstance(size, int) else None for size in x.shape[:-1])
+    lead = known_sizes(x.shape[:-1])
     return None if 0 in (*lead, columns) else (x, lead, columns)
 
 

@@ -6,11 +6,10 @@ import numpy as np
 from tvm import relax, te, tirx
 from tvm.sym import Analyzer
 
-from .....ir.contents import contents
 from .....ir.graph import Node
 from ...kernels.vectors import Scalar
 from ...runtime.storage import carrier
-from ..emitter import Emitter
+from ..emitter import Emitter, input_contents
 from ..expressions import choose, counted, elements, integer, only_if, row, same, within
 
 
@@ -55,7 +54,7 @@ def _stays(begin: Scalar, size: Scalar, wanted: Scalar) -> bool:
 
 def _known_begins(emitter: Emitter, node: Node, rank: int) -> list[Scalar] | None:
     """Return the padding in front of each axis, in elements of the result; None where only data tells."""
-    pads, axes = (None if value is None else contents(value) for value in (node.input(1), node.input(3)))
+    pads, axes = input_contents(node, 1), input_contents(node, 3)
     if pads is None or (node.input(3) is not None and axes is None):
         return None
     begins: list[Scalar] = [0] * rank

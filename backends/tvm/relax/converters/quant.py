@@ -9,7 +9,7 @@ from .....ir.graph import Constant, Node, Value
 from .....ir.quantization import quant_params_of
 from .....ir.types import DType
 from ...kernels.epilogue import Broadcast, Epilogue, Operand, PostOp, elementwise_kernel
-from ..emitter import Converter, Emitter
+from ..emitter import Converter, Emitter, known_sizes
 from ..fusion import step_attributes, widened_from
 
 
@@ -45,7 +45,7 @@ def quantized(node: Node) -> Quantized | None:
         return None
     x, scale, zero_point, _ = left
     weights, scales, weight_zero_points, axis = right
-    is_by_filter = node.operator == "Conv" or bool(get("transB", 0))
+    outer = 0 if node.operator == "Conv" or get("transB", 0) else 1  # the weights' axis of filters or columns
     if (
         x.dtype is not DType.uint8
         or scale.size != 1
@@ -53,13 +53,12 @@ def quantized(node: Node) -> Quantized | None:
         or weights.dtype is not DType.int8
         or (node.operator != "Conv" and weights.type.rank != 2)
         or weight_zero_points.any()
-        or (scales.size != 1 and axis % weights.type.rank != (0 if is_by_filter else 1))
-        or scales.size not in (1, weights.data.shape[0 if is_by_filter else 1])
+        or (scales.size != 1 and axis % weights.type.rank != outer)
+        or scales.size not in (1, weights.data.shape[outer])
     ):
         return None
     matrix = weights.data.T if get("transB", 0) else weights.data
-    columns = weights.data.shape[0 if is_by_filter else 1]
-    row = np.broadcast_to(scales.reshape(-1) * scale.reshape(()), columns).astype(np.float32)
+    row = np.broadcast_to(scales.reshape(-1) * scale.reshape(()), weights.data.shape[outer]).astype(np.float32)
     return Quantized(x, matrix, row, int(zero_point.reshape(())))
 
 
@@ -96,9 +95,9 @@ def _dequantized(value: Value | None) -> tuple[Value, np.ndarray, np.ndarray, in
 def quantize(emitter: Emitter, node: Node) -> relax.Expr:
     """Quantize or dequantize by one grid for the whole tensor."""
     x = node.operand(0)
-    shape = tuple(dim if isinstance(dim, int) else None for dim in x.shape)
     operand, step = Operand(Broadcast.ELEMENTS, str(x.dtype)), PostOp(node.operator, step_attributes(node), (1,))
-    kernel = elementwise_kernel(shape, Epilogue((operand,), (step,), str(node.output.dtype)), emitter.machine)
+    epilogue = Epilogue((operand,), (step,), str(node.output.dtype))
+    kernel = elementwise_kernel(known_sizes(x.shape), epilogue, emitter.machine)
     return emitter.prim_func(node.operator.lower(), kernel, [emitter.tensor(x)], node.output.type)
 
 
@@ -109,7 +108,6 @@ def dequantize(emitter: Emitter, node: Node) -> relax.Expr:
     """
     if quant_params_of(node) is not None:
         return quantize(emitter, node)
-    tensors = [emitter.tensor(value) for value in node.inputs if value is not None]
     axis = node.attributes.get("axis", 1)
 
     def dequantize(x: te.Tensor, scale: te.Tensor, *zero_points: te.Tensor) -> te.Tensor:
@@ -122,7 +120,7 @@ def dequantize(emitter: Emitter, node: Node) -> relax.Expr:
 
         return te.compute(x.shape, element, name="dequantize")
 
-    return emitter.kernel(dequantize, *tensors)
+    return emitter.kernel(dequantize, *emitter.tensors(node))
 
 
 CONVERTERS: dict[str, Converter] = {"DequantizeLinear": dequantize, "QuantizeLinear": quantize}

@@ -42,10 +42,7 @@ _REDUCTIONS: dict[str, tuple[Combiner, Callable[[DType], float]]] = {
 def _end(dtype: DType, sign: int) -> float:
     if dtype.is_float:
         return sign * inf
-    bits = dtype.bits - (not dtype.name.startswith("u"))
-    if sign > 0:
-        return (1 << bits) - 1
-    return 0 if dtype.name.startswith("u") else -(1 << bits)
+    return dtype.limits[sign > 0]
 
 
 def _reduce(emitter: Emitter, node: Node) -> relax.Expr:

@@ -14,7 +14,6 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from .....ir.graph import Node
-from ..dynamic_shape import tensors
 from ..emitter import Emitter, shape_of
 from ..expressions import BufferProxy, choose, counted, integer, same
 from .reduce import larger
@@ -22,7 +21,7 @@ from .reduce import larger
 
 def roi_align(emitter: Emitter, node: Node) -> relax.Expr:
     """Lower RoiAlign: a cell is the mean of its samples, or the greatest of the weighted pixels around them."""
-    return emitter.kernel(partial(_aligned, node=node), *tensors(emitter, node))
+    return emitter.kernel(partial(_aligned, node=node), *emitter.tensors(node))
 
 
 def _aligned(x: te.Tensor, rois: te.Tensor, batch: te.Tensor, *, node: Node) -> te.Tensor:
@@ -47,7 +46,7 @@ def _aligned(x: te.Tensor, rois: te.Tensor, batch: te.Tensor, *, node: Node) -> 
 
 def max_roi_pool(emitter: Emitter, node: Node) -> relax.Expr:
     """Lower MaxRoiPool to TVM's operator, with the numbers of images clipped to those that there are."""
-    x, rois = tensors(emitter, node)
+    x, rois = emitter.tensors(node)
 
     def known(rois: te.Tensor, *, count: tirx.Expr) -> te.Tensor:
         last = (count - 1).astype(rois.dtype)

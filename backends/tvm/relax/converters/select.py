@@ -8,7 +8,7 @@ from tvm.script.ir_builder import tirx as T
 
 from .....ir.graph import Node
 from .....ir.types import DType
-from ..dynamic_shape import cut_to, tensors
+from ..dynamic_shape import cut_to
 from ..emitter import Emitter, shape_of
 from ..expressions import integer, product, unraveled
 
@@ -18,7 +18,7 @@ def non_zero(emitter: Emitter, node: Node) -> relax.Expr:
 
     There are columns for as many places as there could be, cut to those that are found.
     """
-    (x,) = tensors(emitter, node)
+    (x,) = emitter.tensors(node)
     rank, value = len(shape_of(x)), node.operand(0)
     if not rank:
         raise NotImplementedError("it selects from a number alone")
@@ -36,7 +36,7 @@ def non_zero(emitter: Emitter, node: Node) -> relax.Expr:
                     count[0] = integer(0)
                     with T.serial(0, product(x.shape)) as step:
                         place = unraveled(step, x.shape)
-                        with T.If(_counts(data[tuple(place)])), T.Then(), T.seq_scope():
+                        with T.If(_is_nonzero(data[tuple(place)])), T.Then(), T.seq_scope():
                             for axis, index in enumerate(place):
                                 found[axis, count[0]] = index
                             count[0] = count[0] + integer(1)
@@ -50,7 +50,7 @@ def non_zero(emitter: Emitter, node: Node) -> relax.Expr:
     return emitter.kernel(cut_to, found, shape=[rank, length])
 
 
-def _counts(number: tirx.Expr) -> tirx.Expr:
+def _is_nonzero(number: tirx.Expr) -> tirx.Expr:
     """Whether a number isn't zero, which includes NaN."""
     differs = tirx.NE(number, tirx.const(0, number.ty.dtype))
     return tirx.any(differs, tirx.isnan(number)) if str(number.ty.dtype).startswith("float") else differs

@@ -5,8 +5,6 @@ from functools import partial
 import numpy as np
 from tvm import relax, tirx
 
-from .....ir.contents import contents
-from .....ir.dims import Dim
 from .....ir.graph import Constant, Node
 from .....ir.types import TensorType
 from .....passes.cleanup.reshapes import moves_units
@@ -14,7 +12,7 @@ from ...kernels.vectors import Scalar
 from ...runtime.storage import carried, carrier
 from .. import dynamic_shape
 from ..broadcasting import may_stretch
-from ..emitter import Blocked, Converter, Emitter
+from ..emitter import Blocked, Converter, Emitter, input_contents
 from ..importer import imported
 from ..preconditions import has_computed_bounds
 from .cast import ranks
@@ -22,20 +20,15 @@ from .channelwise import join
 from .gather import gather_elements_along
 
 
-def _data(emitter: Emitter, node: Node, index: int = 0) -> relax.Expr:
-    return emitter.tensor(node.operand(index))
-
-
-def _elements(node: Node, index: int) -> tuple[Dim, ...] | None:
-    value = node.input(index)
-    return None if value is None else contents(value)
+def _data(emitter: Emitter, node: Node) -> relax.Expr:
+    return emitter.tensor(node.operand(0))
 
 
 _RESHAPES = {"Reshape": dynamic_shape.reshape, "Squeeze": dynamic_shape.squeeze, "Unsqueeze": dynamic_shape.unsqueeze}
 
 
 def _reshape(emitter: Emitter, node: Node) -> relax.Expr:
-    is_known = _elements(node, 1) is not None and all(map(emitter.is_bound, node.output.shape))
+    is_known = input_contents(node, 1) is not None and all(map(emitter.is_bound, node.output.shape))
     if node.operator in _RESHAPES and node.input(1) is not None and not is_known:
         return _RESHAPES[node.operator](emitter, node)
     return dynamic_shape.reshaped(emitter, _data(emitter, node), emitter.shape(node.output.shape))
@@ -47,7 +40,7 @@ def _transpose(emitter: Emitter, node: Node) -> relax.Expr:
 
 def _expand(emitter: Emitter, node: Node) -> relax.Expr:
     x, shape = node.operand(0), node.output.shape
-    if _elements(node, 1) is None or not all(map(emitter.is_bound, shape)) or may_stretch(emitter, x, shape):
+    if input_contents(node, 1) is None or not all(map(emitter.is_bound, shape)) or may_stretch(emitter, x, shape):
         return dynamic_shape.expand(emitter, node)
     return relax.op.broadcast_to(_data(emitter, node), emitter.shape(node.output.shape))
 
@@ -56,13 +49,9 @@ def _constant_of_shape(emitter: Emitter, node: Node) -> relax.Expr:
     value = node.attributes.get("value", np.zeros(1, np.float32))
     assert isinstance(value, np.ndarray)
     fill = relax.const(carried(value.reshape(())), str(carrier(node.output.dtype)))
-    if _elements(node, 0) is None:
+    if input_contents(node, 0) is None:
         return dynamic_shape.constant_of_shape(emitter, node, fill)
     return relax.op.full(emitter.shape(node.output.shape), fill, str(carrier(node.output.dtype)))
-
-
-def _identity(emitter: Emitter, node: Node) -> relax.Expr:
-    return _data(emitter, node)
 
 
 def _concat(emitter: Emitter, node: Node) -> relax.Expr | Blocked:
@@ -99,7 +88,7 @@ def _gather(emitter: Emitter, node: Node) -> relax.Expr:
 
 
 def _range(emitter: Emitter, node: Node) -> relax.Expr:
-    elements = [_elements(node, index) for index in range(3)]
+    elements = [input_contents(node, index) for index in range(3)]
     if any(element is None for element in elements):
         return dynamic_shape.range_(emitter, node)
     bounds = (relax.prim_value(emitter.size(row[0])) for row in elements if row is not None)
@@ -112,7 +101,7 @@ def _tile(emitter: Emitter, node: Node) -> relax.Expr:
     LLVM 22 miscompiles the importer's kernel where AVX-512 is available: it vectorizes reads at an index modulo a power
     of two as if the modulus weren't there.
     """
-    data, repeats = node.operand(0), _elements(node, 1)
+    data, repeats = node.operand(0), input_contents(node, 1)
     if repeats is None:
         return dynamic_shape.tile(emitter, node)
     y, shape = emitter.tensor(data), list(data.shape)
@@ -134,9 +123,9 @@ def _slice(emitter: Emitter, node: Node) -> relax.Expr:
     data = node.operand(0)
     if has_computed_bounds(node):
         return dynamic_shape.slice_(emitter, node)
-    starts, steps = _elements(node, 1), _elements(node, 4)
+    starts, steps = input_contents(node, 1), input_contents(node, 4)
     assert starts is not None
-    places = [int(axis) % data.type.rank for axis in _elements(node, 3) or range(len(starts))]
+    places = [int(axis) % data.type.rank for axis in input_contents(node, 3) or range(len(starts))]
     strides = [int(step) for step in steps] if steps else [1] * len(places)
     if data.type.is_static:
         return imported(emitter, node)
@@ -155,7 +144,7 @@ def _slice(emitter: Emitter, node: Node) -> relax.Expr:
 
 def _split(emitter: Emitter, node: Node) -> relax.Expr:
     data = node.operand(0)
-    if node.input(1) is not None and _elements(node, 1) is None:
+    if node.input(1) is not None and input_contents(node, 1) is None:
         return dynamic_shape.split(emitter, node)
     axis = node.attributes.get("axis", 0) % data.type.rank
     begin: Scalar = 0
@@ -184,7 +173,7 @@ def _topk(emitter: Emitter, node: Node) -> relax.Expr:
     """
     data, wanted = node.operand(0), node.operand(1)
     axis = node.attributes.get("axis", -1) % data.type.rank
-    elements = _elements(node, 1)
+    elements = input_contents(node, 1)
     count = elements[0] if elements is not None and isinstance(elements[0], int) else -1
     largest = bool(node.attributes.get("largest", 1))
     x = emitter.tensor(data)
@@ -206,7 +195,7 @@ CONVERTERS: dict[str, Converter] = {
     "Expand": _expand,
     "Flatten": _reshape,
     "Gather": _gather,
-    "Identity": _identity,
+    "Identity": _data,
     "Range": _range,
     "Reshape": _reshape,
     "Slice": _slice,
