@@ -10,7 +10,6 @@ holds 95 % of resamples of the sentences.
 """
 
 import io
-import sys
 import tarfile
 import tempfile
 import time
@@ -21,6 +20,7 @@ import numpy as np
 import quantization_scores as scores
 import torch
 import typer
+from quantization_subjects import example
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -31,10 +31,7 @@ from planish.ir.graph import Graph
 from planish.ir.interpreter import Interpreter
 from planish.ir.numerics import drift
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples/minilm"))
-import data as minilm_data
-import model as minilm
-
+minilm, minilm_data = example("minilm", "model"), example("minilm", "data")
 LAYERS = "*.query|*.value"
 BATCH = 50
 

@@ -32,11 +32,11 @@ import build_here
 import numpy as np
 import torch
 import typer
-from cleanup import model_file, random_inputs
-from fusion import optimized_file, session_of
+from cleanup import random_inputs
+from fusion import session_of
 from rich.console import Console
 from rich.table import Table
-from tvm_speed import BATCHES, CNNS, DYNAMIC, STATIC, TRANSFORMERS, inputs_like
+from tvm_speed import BATCHES, CNNS, DYNAMIC, STATIC, TRANSFORMERS, exported, inputs_like
 
 import planish
 from planish.backends.artifact import write_artifact
@@ -86,8 +86,7 @@ class Case:
 
 def cases(name: str, folder: Path, threads: int) -> Iterator[Case]:
     """What `tvm_speed.py` builds of a model."""
-    source, optimized = model_file(name, folder), optimized_file(name, folder)
-    assert source is not None and optimized is not None
+    source, optimized = exported(name, folder)
     batches = inputs_like(random_inputs(session_of(optimized, threads), 32), BATCHES)
     graph = planish.optimize(planish.read(source), "cleanup,fuse").graph
     data = [dict(zip((value.name for value in graph.inputs), batch.values(), strict=True)) for batch in batches]
@@ -167,6 +166,7 @@ def main(
     folder: Annotated[Path | None, typer.Option(help="A folder where exported models are kept, and found.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the results to a file.")] = None,
 ) -> None:
+    """Build all models in either way, and print a table of seconds and their ratios."""
     warnings.simplefilter("ignore")
     os.environ["TVM_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)

@@ -281,7 +281,7 @@ def measure(name: str, source: Path, ways: dict[str, Callable[[Path, Path], Foun
     """Nodes, seconds and errors of every tool on a model."""
     row: dict[str, Any] = {
         "model": name,
-        "raw": sum(1 for _ in nodes_of(onnx.load(source).graph)),
+        "raw": count(source)[0],
         "tools": {},
         "failed": {},
     }

@@ -62,7 +62,7 @@ from compression_defaults import defaults
 from masking import run_masked
 from rich.console import Console
 from rich.table import Column, Table
-from workers import CLASSES, Outcome, check_all
+from workers import CLASSES, Outcome, check_all, distance
 
 from planish.ir.graph import Graph
 
@@ -156,7 +156,7 @@ def compare(graph: Graph, feeds: Mapping[str, np.ndarray], ratio: float) -> Outc
     verify(graph)
     wanted = run_masked(source, {(twins[value], axis): mask for (value, axis), mask in kept.items()}, feeds)
     found, after = Interpreter(graph).run(feeds), summarize(graph)
-    error = max(_distance(found[key], wanted[key]) for key in wanted)
+    error = max(distance(found[key], wanted[key]) for key in wanted)
     said = (
         f"error {error:.1e}, {len(removals)} of {len(groups)} groups in {seconds:.1f} s, "
         f"{100 * after.parameters / max(before.parameters, 1):.0f} % of parameters, "
@@ -179,13 +179,6 @@ def _frozen(groups: Sequence["ChannelGroup"]) -> tuple[float, list[str]]:
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
     return tensor.numpy()
-
-
-def _distance(found: np.ndarray, wanted: np.ndarray) -> float:
-    if found.shape != wanted.shape:
-        return np.inf
-    a, b = (np.nan_to_num(array.astype(np.float64)) for array in (found, wanted))
-    return float(np.linalg.norm(a - b) / (np.linalg.norm(b) or 1.0))
 
 
 def _line(error: Exception) -> str:
@@ -247,14 +240,12 @@ def trained(
 
     import planish
     from planish.ir.analysis.cost import summarize
-    from planish.ir.interpreter import Interpreter
 
     with tempfile.TemporaryDirectory() as work:
         subject = small_cnn(Path(work), data, cache, epochs=2)
 
     def score(graph: Graph) -> float:
-        interpreter = Interpreter(graph)
-        outputs = [list(interpreter.run(feeds).values()) for feeds in subject.test]
+        outputs = subject.outputs(graph)
         return 100 * float(subject.score(outputs, outputs).mean())
 
     whole = planish.optimize(subject.graph, "cleanup", verify="structure").graph

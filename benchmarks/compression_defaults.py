@@ -21,8 +21,6 @@ import planish
 from planish.driver.data import ports_of, single_sample
 from planish.ir.analysis.cost import sizes_in, summarize
 from planish.ir.errors import PlanishError
-from planish.ir.graph import Graph
-from planish.ir.interpreter import Interpreter
 from planish.passes.base import Effect
 
 DEFAULTS = (
@@ -105,7 +103,7 @@ class Press:
         whole = planish.optimize(subject.graph, "cleanup", verify="structure").graph
         self._sizes = sizes_in(whole, single_sample(subject.test[0], ports_of(whole)))
         self._cost = summarize(whole, self._sizes)
-        self._exact = self._outputs(whole)
+        self._exact = subject.outputs(whole)
 
     def __str__(self) -> str:
         scored, metric = self._subject.score(self._exact, self._exact), self._subject.metric
@@ -125,7 +123,7 @@ class Press:
         (result,) = (record.result for record in found.records if record.effect is Effect.LOSSY)
         if not result.changed:
             return Made(seconds=seconds, said=_line(f"nothing: {'; '.join(result.misses)}"))
-        outputs, cost, whole = self._outputs(found.graph), summarize(found.graph, self._sizes), self._cost
+        outputs, cost, whole = self._subject.outputs(found.graph), summarize(found.graph, self._sizes), self._cost
         pairs = ((cost.parameters, whole.parameters), (cost.bytes, whole.bytes), (cost.flops, whole.flops))
         return Made(
             self._subject.losses(outputs, self._exact),
@@ -133,10 +131,6 @@ class Press:
             seconds,
             "; ".join(filter(None, (self._measures(outputs), *result.notes))),
         )
-
-    def _outputs(self, graph: Graph) -> Outputs:
-        interpreter = Interpreter(graph)
-        return [list(interpreter.run(feeds).values()) for feeds in self._subject.test]
 
     def _measures(self, outputs: Outputs) -> str:
         measures = {name: find for name, find in self._subject.measures.items() if "dB" not in name}

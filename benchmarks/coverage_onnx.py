@@ -16,13 +16,13 @@ them runs ONNX Runtime by itself, on the case as it is. A case is on each path
 
 import json
 import os
+import sys
 import tempfile
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from fnmatch import fnmatchcase
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,18 +30,19 @@ import numpy as np
 import onnx
 import typer
 from onnx.backend.test.case.test_case import TestCase as Case
-from onnx.backend.test.loader import load_model_tests
 from onnx.backend.test.runner import Runner
 from rich.console import Console
 from rich.table import Table
 from workers import CLASSES, Outcome, Unequal, check_all
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from random_graphs.cases import RANDOM, plain, standard_cases
+
 RUNTIME_ALONE = "onnxruntime alone"
 PATHS = ("interpreter", "onnxruntime", "tvm", RUNTIME_ALONE)
 SECONDS = 120.0
 """The time after which a case counts as hung."""
-
-RANDOM = ("test_bernoulli*", "test_training_dropout*")
 
 
 # -- one case, in a process of its own
@@ -119,27 +120,11 @@ def _alone(case: Case, file: Path) -> Outcome:
 
 
 def _feeds(case: Case) -> dict[str, Any]:
-    return {value.name: _plain(data) for value, data in zip(case.model.graph.input, case.data_sets[0][0], strict=True)}
-
-
-def _plain(data: Any) -> Any:
-    match data:
-        case onnx.TensorProto():
-            return onnx.numpy_helper.to_array(data)
-        case onnx.SequenceProto():
-            return onnx.numpy_helper.to_list(data)
-        case onnx.OptionalProto():
-            return onnx.numpy_helper.to_optional(data)
-        case list() | tuple():
-            return [_plain(item) for item in data]
-        case None:
-            return None
-        case _:
-            return np.asarray(data)
+    return {value.name: plain(data) for value, data in zip(case.model.graph.input, case.data_sets[0][0], strict=True)}
 
 
 def _compare(case: Case, results: Sequence[Any]) -> None:
-    expected, results = _arrays([_plain(data) for data in case.data_sets[0][1]]), _arrays(results)
+    expected, results = _arrays([plain(data) for data in case.data_sets[0][1]]), _arrays(results)
     if any(fnmatchcase(case.name, pattern) for pattern in RANDOM):
         found, wanted = ([(array.dtype, array.shape) for array in row] for row in (results, expected))
         assert found == wanted, f"{found} instead of {wanted}"
@@ -205,14 +190,7 @@ def check_named(name: str, paths: tuple[str, ...], passes: str) -> dict[str, Out
     """The outcome of the case of a name on each path."""
     os.environ.setdefault("TVM_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory(prefix="planish-") as folder:
-        return check_case(_cases()[name], paths, passes, Path(folder))
-
-
-@cache
-def _cases() -> dict[str, Case]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the standard's own generators overflow on purpose
-        return {case.name: case for case in load_model_tests(kind="node")}
+        return check_case(standard_cases()[name], paths, passes, Path(folder))
 
 
 def main(
@@ -224,7 +202,7 @@ def main(
 ) -> None:
     """Count the standard's node cases that planish gets right, on every path."""
     paths = tuple(path for path in PATHS if path not in (skip or ()))
-    names = [name for name in _cases() if fnmatchcase(name, only)]
+    names = [name for name in standard_cases() if fnmatchcase(name, only)]
     outcomes = check_all(partial(check_named, passes=passes), names, paths, jobs, SECONDS)
     if results is not None:
         results.write_text(json.dumps({name: outcomes[name] for name in sorted(outcomes)}, indent=1) + "\n")

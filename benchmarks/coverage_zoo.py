@@ -43,7 +43,7 @@ import zoo
 from rich.console import Console
 from rich.table import Column, Table
 from torch.utils import _pytree as pytree
-from workers import CLASSES, Outcome, Unequal, check_all
+from workers import CLASSES, Outcome, Unequal, check_all, distance
 
 PATHS = ("interpreter", "onnxruntime")
 SECONDS = 120.0
@@ -147,31 +147,17 @@ def _compare(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> flo
     for number, (got, wanted) in enumerate(zip(found, expected, strict=True)):
         if (got.dtype, got.shape) != (wanted.dtype, wanted.shape):
             raise Unequal(f"output {number} is {got.dtype}{got.shape} instead of {wanted.dtype}{wanted.shape}")
-        error = _distance(got, wanted)
+        error = distance(got, wanted)
         if error > (TOLERANCE if wanted.dtype.kind == "f" else 0):
             raise Unequal(f"output {number} {wanted.dtype}{wanted.shape} is off by {error:.1e}")
         worst = max(worst, error)
     return worst
 
 
-def _distance(found: np.ndarray, expected: np.ndarray) -> float:
-    """The relative error (L2) of floats, infinite where others are; the share of other elements that differ."""
-    if expected.size == 0:
-        return 0.0
-    if expected.dtype.kind != "f":
-        return float((found != expected).mean())
-    finite = np.isfinite(expected)
-    if not np.array_equal(found[~finite], expected[~finite], equal_nan=True):
-        return np.inf
-    a, b = found[finite].astype(np.float64), expected[finite].astype(np.float64)
-    scale = np.linalg.norm(b)
-    return float(np.linalg.norm(a - b) / (scale or 1.0))
-
-
 def _signal(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> float:
     """The relative difference of float outputs: the least among those that differ."""
     pairs = [(a, b) for a, b in zip(one, other, strict=True) if a.dtype.kind == "f" and a.shape == b.shape]
-    return min((move for a, b in pairs if (move := _distance(a, b)) > 0), default=0.0 if pairs else 1.0)
+    return min((move for a, b in pairs if (move := distance(a, b)) > 0), default=0.0 if pairs else 1.0)
 
 
 def _classed(error: Exception) -> Outcome:

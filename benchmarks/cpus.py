@@ -165,6 +165,7 @@ def main(
     jobs: Annotated[int, typer.Option(min=1, help="CPUs that are looked at side by side.")] = os.cpu_count() or 1,
     output: Annotated[Path | None, typer.Option("--json", help="The JSON file to write all that was found to.")] = None,
 ) -> None:
+    """Compile graphs for all CPUs, run what can be run here, and print a table of what is wrong."""
     console = Console(stderr=True)
     cpus = [cpu for name, cpu in descriptions().items() if fnmatchcase(name, only)]
     names = tuple(name for name in cases() if fnmatchcase(name, chosen))

@@ -28,8 +28,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np
 import quantization_scores as scores
+import subjects
 import typer
-from quantization_subjects import Subject, magika, minilm, recognition
+from quantization_subjects import Subject
 from rich.console import Console
 
 import planish
@@ -86,7 +87,7 @@ LOG = Console(stderr=True, highlight=False)
 
 
 class Model(StrEnum):
-    """What may be made smaller and faster."""
+    """What may be made smaller and faster; `cnn` is `small_cnn` in `subjects.py`."""
 
     CNN = "cnn"
     RESNET20 = "resnet20"
@@ -264,7 +265,8 @@ def main(
     texts: list[str] = []
     for model in models:
         with tempfile.TemporaryDirectory() as scratch:
-            subject = _subject(model, Path(scratch), root, cache, epochs)
+            named = subjects.Model.SMALL_CNN if model is Model.CNN else subjects.Model(model)
+            subject = subjects.subject(named, Path(scratch), root, cache, epochs)
             subject = replace(subject, test=subject.test[:limit])
             workshop = Workshop(subject, samples, backend, work / backend / model, Path(scratch))
             wanted = [steps for steps in PIPELINES if not set(without or ()) & set(steps)]
@@ -282,15 +284,6 @@ def _machine() -> str:
     """What the machine's integers are multiplied by."""
     dots = sorted(feature for feature in TARGET.features if "vnni" in feature)
     return f"{TARGET.architecture} with {dots[0]}" if dots else f"{TARGET.architecture} without VNNI"
-
-
-def _subject(model: Model, scratch: Path, root: Path, cache: Path, epochs: int) -> Subject:
-    from quantization_trained import resnet20, small_cnn
-
-    made = {Model.MINILM: minilm, Model.OCR: recognition, Model.MAGIKA: magika}
-    if model in made:
-        return made[model](scratch)
-    return (resnet20 if model is Model.RESNET20 else small_cnn)(scratch, root, cache, epochs)
 
 
 # -- tables

@@ -157,10 +157,6 @@ def outputs(file: Path) -> np.ndarray:
     return np.load(result)
 
 
-def size_of(folder: Path, stem: str) -> int:
-    return sum(file.stat().st_size for file in folder.glob(f"{stem}.*") if file.suffix != ".npy")
-
-
 def remove(folder: Path, *stems: str) -> None:
     for stem in stems:
         for file in folder.glob(f"{stem}.*"):

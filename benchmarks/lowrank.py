@@ -28,8 +28,10 @@ from typing import Annotated, Any
 
 import numpy as np
 import quantization_language as language
+import quantization_scores as scores
 import torch
 import typer
+from quantization_subjects import example
 from rich.console import Console
 from scipy import stats
 
@@ -82,12 +84,9 @@ def plain(model: Any, windows: np.ndarray, share: float) -> int:
     return saved
 
 
-def rise(ours: np.ndarray, theirs: np.ndarray, exact: np.ndarray) -> tuple[float, float, float]:
+def rise(ours: np.ndarray, theirs: np.ndarray, exact: np.ndarray) -> scores.Interval:
     """Our rise of the perplexity as a share of theirs, and its interval of 95 % by windows drawn anew."""
-    draws = np.random.default_rng(0).integers(0, len(exact), (2000, len(exact)))
-    of = [np.exp(one[np.vstack([np.arange(len(exact)), draws])].mean(1)) for one in (ours, theirs, exact)]
-    shares = (of[0] - of[2]) / (of[1] - of[2])
-    return float(shares[0]), *np.quantile(shares[1:], [0.025, 0.975])
+    return scores.bootstrap(lambda a, b, c: (np.exp(a) - np.exp(c)) / (np.exp(b) - np.exp(c)), ours, theirs, exact)
 
 
 @app.command()
@@ -127,7 +126,7 @@ def smollm2(
         ours = language.nats(lambda ids, run=run, output=output: run({name: ids})[output], judged)
         words = f"{100 - 100 * summarize(made).parameters / size:.1f} % fewer parameters, {seconds:.0f} s"
         print(f"draw {seed}, planish: {np.exp(ours.mean()):.3f}, {words}", flush=True)
-        print("  its rise is {:.3f} of the plain one's [{:.3f}, {:.3f}]".format(*rise(ours, theirs, exact)), flush=True)
+        print(f"  its rise as a share of the plain one's: {rise(ours, theirs, exact).text(3)}", flush=True)
         if backend and not seed:
             timed((whole, made), lambda tokens: {name: judged[:1, :tokens]}, backend, threads)
 
@@ -201,8 +200,8 @@ def _smaller(whole: Graph, pipeline: str, sentences: Sequence[str], seed: int) -
 def _agreement(whole: Graph, made: Graph, sentences: Sequence[str], seed: int) -> None:
     """Print how embeddings agree with those before, and both with people."""
     import adapters
-    import metric
 
+    metric = example("minilm", "metric")
     lee = list(adapters.minilm_data.test())
     judged = [batch.pop("labels") for batch in lee]
     for name, batches in (("other sentences", _batches(sentences, seed)), ("Lee's documents", lee)):

@@ -12,10 +12,10 @@ from tvm.script.ir_builder import tirx as T
 from tvm.tirx import const
 
 from planish.backends.tvm.kernels.instructions.bf16_dot import BF16_DOT
-from planish.backends.tvm.kernels.instructions.int8_dot import Vpdpbusd
+from planish.backends.tvm.kernels.instructions.int8_dot import Int8Dot
 from planish.backends.tvm.kernels.machine import Machine
 from planish.backends.tvm.kernels.prim_func import argument, kernel
-from planish.backends.tvm.kernels.vectors import ramp, spread
+from planish.backends.tvm.kernels.vectors import cast, ramp, spread
 from planish.backends.tvm.llvm import llvm_target
 from planish.targets.load import load_target
 
@@ -40,18 +40,28 @@ class Arithmetic:
     multiply_add: Callable[[Any, Any], Any]
 
 
-DOTS = Vpdpbusd(16)
 ARITHMETIC = {
     "float32": Arithmetic("float32", "float32", 1, lambda sums, factors: sums * factors + factors),
     "bfloat16": Arithmetic("int32", "float32", 2, lambda sums, factors: BF16_DOT.multiply_add(sums, factors, factors)),
-    "int8": Arithmetic("int8", "int32", 4, lambda sums, factors: DOTS.multiply_add(sums, factors, factors)),
 }
+
+
+def integers(machine: Machine) -> Arithmetic:
+    """The instruction that the machine multiplies 8-bit integers with, where weights are small."""
+    dots = Int8Dot.of(machine, np.zeros((16, 16), np.int8))
+
+    def multiply_add(sums: Any, factors: Any) -> Any:
+        left = T.reinterpret(sums, dtype=str(factors.ty.dtype))  # or LLVM would multiply once, before the loop
+        return dots.multiply_add(sums, left, cast(factors, dots.rhs_dtype))
+
+    return Arithmetic("int8", "int32", dots.k_per_instruction, multiply_add)
 
 
 def peak(precision: str, threads: int) -> tuple[Callable[[], object], int]:
     """A loop, and the operations in it: two for each product."""
-    found, target = ARITHMETIC[precision], replace(load_target("native"), threads=threads)
+    target = replace(load_target("native"), threads=threads)
     machine = Machine.of(target)
+    found = integers(machine) if precision == "int8" else ARITHMETIC[precision]
     lanes, sums = machine.lanes, machine.registers * 3 // 4
     width = lanes * 4 // np.dtype(found.factors).itemsize
 

@@ -1,12 +1,11 @@
 """How much memory calibration takes: MiniLM with thousands of sentences."""
 
 import re
-import sys
 import threading
 import time
 from pathlib import Path
 
-from quantization_subjects import EXAMPLES
+from quantization_subjects import example
 
 _POLL_SECONDS = 0.02
 
@@ -23,11 +22,8 @@ def peak(pipeline: str, sentences: int, batch: int) -> float:
     """
     import planish
 
-    sys.path.insert(0, str(EXAMPLES / "minilm"))
-    import data
-    import model
-
-    module, inputs, dynamic = model.build()
+    data = example("minilm", "data")
+    module, inputs, dynamic = example("minilm", "model").build()
     graph = planish.trace(module, inputs, dynamic_shapes=dynamic)
     del module
     texts = re.split(r"(?<=[.!?]) ", " ".join(data.read("lee_background.cor")))

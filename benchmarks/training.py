@@ -1,7 +1,7 @@
 """Does training a graph give the losses that training the module gives, and what does a step cost?
 
     pip install -e ".[dev]"
-    python benchmarks/training.py [MODEL...] [--steps 50] [--repeats 7]
+    python benchmarks/training.py [MODEL...] [--steps 50] [--rounds 100]
 
 Each model is trained as a torch module, as the graph that is traced from it, and as the graph that is read from an ONNX
 file of it, in float32, by the same optimizer on the same batches. The difference is the largest relative one of a

@@ -4,14 +4,14 @@
     python benchmarks/tvm_speed.py [--rounds 30] [--only 'BERT*|MiniLM'] [--folder FOLDER] [--threads 2]
                                    [--json RESULTS.json]
 
-Transformers and CNNs, batch 1. But for MiniLM their weights are random, settled as those of the zoo are
-(`zoo/settle.py`): else numbers vanish on the way, or are too large for int8. planish runs each in float32
-(`cleanup,fuse`), in int8 (CNNs as `quantize` does it by default, transformers by `DYNAMIC`, which needs no data and has
-attention in bfloat16), and in bfloat16 (`reduce-precision`). ONNX Runtime gets the file as torch's exporter's own
-optimizer leaves it, what its static quantization makes of that (uint8 activations, int8 weights; products alone in
-transformers) and, of transformers, its dynamic one. OpenVINO gets the file, which it computes in bfloat16 where the CPU
-can, and what NNCF makes of it, of which it computes the rest so; `torch.compile` gets the module. All that is
-calibrated is calibrated on the same batches.
+Transformers and CNNs, batch 1. But for MiniLM their weights are random; those of the CNNs and of ViT-B/16 are settled
+as those of the zoo are (`zoo/settle.py`): else numbers vanish on the way, or are too large for int8. planish runs each
+in float32 (`cleanup,fuse`), in int8 (CNNs as `quantize` does it by default, transformers by `DYNAMIC`, which needs no
+data and has attention in bfloat16), and in bfloat16 (`reduce-precision`). ONNX Runtime gets the file as torch's
+exporter's own optimizer leaves it, what its static quantization makes of that (uint8 activations, int8 weights;
+products alone in transformers) and, of transformers, its dynamic one. OpenVINO gets the file, which it computes in
+bfloat16 where the CPU can, and what NNCF makes of it, of which it computes the rest so; `torch.compile` gets the
+module. All that is calibrated is calibrated on the same batches.
 
 All take turns in random order in one process, with as many threads; before each turn there is a pause, for the threads
 of the one before spin for a while. Ratios are another's time over planish's, in turns of the same round: their median,
@@ -87,6 +87,16 @@ MODELS |= SETTLED
 EXPORTS |= SETTLED
 
 
+def exported(name: str, folder: Path) -> tuple[Path, Path]:
+    """A model's files as cleanup.py and fusion.py have them, but apart: theirs of the same names aren't settled."""
+    place = folder / "settled"
+    place.mkdir(parents=True, exist_ok=True)
+    source, optimized = model_file(name, place), optimized_file(name, place)
+    assert source is not None
+    assert optimized is not None
+    return source, optimized
+
+
 def inputs_like(feeds: Feeds, count: int) -> list[dict[str, np.ndarray]]:
     """Inputs of the same kind; the first ones are these."""
     random = np.random.default_rng(1)
@@ -120,9 +130,7 @@ def runners(
     name: str, folder: Path, threads: int
 ) -> tuple[dict[str, Run], list[dict[str, np.ndarray]], dict[str, Any]]:
     """Who runs a model, on what, and what is to be said of how planish does."""
-    source, optimized = model_file(name, folder), optimized_file(name, folder)
-    assert source is not None
-    assert optimized is not None
+    source, optimized = exported(name, folder)
     is_text = name in TRANSFORMERS
     batches = inputs_like(random_inputs(session_of(optimized, threads), 32), BATCHES)
     pipelines = {OURS: "", OURS_INT8: DYNAMIC if is_text else STATIC, OURS_BFLOAT16: "reduce-precision"}

@@ -9,6 +9,7 @@ from multiprocessing.pool import ThreadPool
 from queue import SimpleQueue
 from typing import Self, TypeAlias
 
+import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
@@ -25,6 +26,24 @@ _Task: TypeAlias = tuple[str, tuple[str, ...]]
 
 class Unequal(Exception):  # noqa: N818 -- it is a finding, not an error of a benchmark
     """Something other than what a reference gives, or than what planish itself promises."""
+
+
+def distance(found: np.ndarray, expected: np.ndarray) -> float:
+    """Return the relative error (L2) of floats, or the share of other elements that differ.
+
+    It is infinite if the shapes differ, or if other places than those of the reference are infinite or no numbers.
+    """
+    if found.shape != expected.shape:
+        return np.inf
+    if expected.size == 0:
+        return 0.0
+    if expected.dtype.kind != "f":
+        return float((found != expected).mean())
+    finite = np.isfinite(expected)
+    if not np.array_equal(found[~finite], expected[~finite], equal_nan=True):
+        return np.inf
+    a, b = found[finite].astype(np.float64), expected[finite].astype(np.float64)
+    return float(np.linalg.norm(a - b) / (np.linalg.norm(b) or 1.0))
 
 
 def check_all(

@@ -42,7 +42,7 @@ _DEPTHS: tuple[_Rule, ...] = (
     (r"(.+_)?(num|n)(_local|_routed|_unique)?_experts|moe_num_experts", _most(4)),
     (r"(.+_)?(experts_per_tok|top_?k|moe_k)", _most(2)),
     (r"num_queries|num_query_tokens|num_detection_tokens|two_stage_num_proposals", _most(10)),
-    (r"num_denoising|num_kv_shared_layers", _most(0)),
+    (r"num_denoising", _most(0)),
     (r"(.+_)?(num_)?latents?|num_frames|frames_per_clip", _most(8)),
     (r"max_source_positions", _most(64)),
     (r"max_window_layers", _most(1)),

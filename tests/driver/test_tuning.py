@@ -78,7 +78,11 @@ def test_an_interrupt_leaves_what_is_known(folder: Path) -> None:
         (["tune", "net.planish", "-o", "tuned.json", "-t", "aarch64"], 6, "kernels for aarch64 can't be measured here"),
         (["build", "net.planish", "-o", "x", "--tuned", "nowhere.json"], 2, "there is no database nowhere.json"),
         (["build", "net.planish", "-o", "x", "--tuned", "broken.json"], 3, "broken.json is no database"),
-        (["build", "net.planish", "-o", "x", "--tuned", "b.json", "-b", "onnxruntime"], 2, "which onnxruntime doesn't use"),
+        (
+            ["build", "net.planish", "-o", "x", "--tuned", "b.json", "-b", "onnxruntime"],
+            2,
+            "which onnxruntime doesn't use",
+        ),
     ],
 )
 def test_what_can_t_be_done_is_said(folder: Path, arguments: list[str], code: int, expected: str) -> None:

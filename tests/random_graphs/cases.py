@@ -21,7 +21,7 @@ from planish.ir.errors import ModelError
 from planish.ir.graph import Graph
 from planish.ir.text import parse_graph, print_graph, weights
 
-_RANDOM = ("test_bernoulli*", "test_training_dropout*")
+RANDOM = ("test_bernoulli*", "test_training_dropout*")
 """No two runs of them are the same."""
 _MOST_NODES, _MOST_ELEMENTS = 30, 1 << 14
 """The most nodes of a fragment, and the most elements of all that it is given."""
@@ -41,7 +41,7 @@ def names_by_kind() -> dict[str, tuple[str, ...]]:
     kinds: defaultdict[str, list[str]] = defaultdict(list)
     for name, case in standard_cases().items():
         base, spelt_out, _ = name.partition("_expanded")
-        if not any(fnmatchcase(name, pattern) for pattern in _RANDOM) and _is_small(case):
+        if not any(fnmatchcase(name, pattern) for pattern in RANDOM) and _is_small(case):
             node = standard_cases()[base].model.graph.node[0]
             kinds[f"{node.domain}::{node.op_type}{spelt_out}".removeprefix("::")].append(name)
     return {kind: tuple(names) for kind, names in sorted(kinds.items())}
@@ -65,7 +65,7 @@ def _read(name: str) -> tuple[str, dict[str, np.ndarray], dict[str, Any]] | None
         except ModelError:
             return None
     given = zip(case.model.graph.input, case.data_sets[0][0], strict=True)
-    return print_graph(graph), weights(graph), {value.name: _plain(data) for value, data in given}
+    return print_graph(graph), weights(graph), {value.name: plain(data) for value, data in given}
 
 
 @cache
@@ -81,7 +81,7 @@ def _made() -> dict[str, Case]:
 
 
 def _is_small(case: Case) -> bool:
-    arrays = _arrays(_plain(data) for part in case.data_sets[0] for data in part)
+    arrays = _arrays(plain(data) for part in case.data_sets[0] for data in part)
     return len(case.model.graph.node) <= _MOST_NODES and sum(array.size for array in arrays) <= _MOST_ELEMENTS
 
 
@@ -90,7 +90,8 @@ def _arrays(given: Iterable[Any]) -> list[np.ndarray]:
     return [array for row in held for array in row if array is not None]
 
 
-def _plain(data: Any) -> Any:
+def plain(data: Any) -> Any:
+    """Return what the standard holds in protobufs as arrays, and as lists of them."""
     match data:
         case onnx.TensorProto():
             return onnx.numpy_helper.to_array(data)
@@ -99,7 +100,7 @@ def _plain(data: Any) -> Any:
         case onnx.OptionalProto():
             return onnx.numpy_helper.to_optional(data)
         case list() | tuple():
-            return [_plain(item) for item in data]
+            return [plain(item) for item in data]
         case None:
             return None
         case _:

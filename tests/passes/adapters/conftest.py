@@ -1,23 +1,13 @@
-"""A network with layers of all kinds, and one thread: on networks this small more only wait for each other."""
+"""A network with layers of all kinds."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
-import torch
 
 import planish
 from planish.ir.graph import Graph
 from planish.passes.base import Feeds
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
 
 NET = """(%x: float32[batch, 4, 6, 6]) {
   const %w: float32[8, 4, 3, 3]

@@ -17,6 +17,7 @@ RNG = np.random.default_rng(0)
 TARGET = load_target("x86-64-avx512-vnni")
 LAYERS = """(%x: float32[rows, 40]) {
   const %w: float32[40, 48]
+  const %t: float32[48, 40]
   const %u: float32[40, 48]
   const %v: float32[24, 48]
   const %b: float32[24]
@@ -27,7 +28,7 @@ LAYERS = """(%x: float32[rows, 40]) {
   %f: float32[rows, 24] = Gemm(%e, %v, %b) {transB = 1} @ "second"
   %y: float32[rows, 40] = MatMul(%e, %t) @ "tied"
   return y = %y, f = %f
-}""".replace("  const %u", "  const %t: float32[48, 40]\n  const %u")
+}"""
 
 
 def normal(*shape: int) -> np.ndarray:
