@@ -68,7 +68,7 @@ _TINY = float(np.finfo(np.float32).tiny)
 """The lower bound of random numbers whose logarithm is taken."""
 
 
-def _random(op: Lowering, kind: str, shape: Sequence[Dim], **bounds: float) -> Value:
+def _random(op: Lowering, kind: str, shape: Sequence[Dim], **bounds: Any) -> Value:
     """Random numbers in float32 from one of ONNX's distributions."""
     if all(isinstance(dim, int) for dim in shape):
         return op(kind, shape=tuple(shape), **bounds)
