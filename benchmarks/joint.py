@@ -204,12 +204,14 @@ class Workshop:
 
     def _place(self, steps: Sequence[str]) -> Path:
         """The folder of what the last step makes, named without earlier steps that left the graph as it was."""
-        return self.folder / ("+".join((*self._changing(steps[:-1]), steps[-1])) if steps else "nothing")
+        changing: list[str] = []
+        for step in steps[:-1]:
+            before, after = (self._named(it) / "graph.planish" for it in (changing, [*changing, step]))
+            changing += [] if cmp(before, after, shallow=False) else [step]
+        return self._named([*changing, *steps[-1:]])
 
-    def _changing(self, steps: Sequence[str]) -> list[str]:
-        """The steps that changed the graph, once all of them were run."""
-        files = [self._place(steps[:count]) / "graph.planish" for count in range(len(steps) + 1)]
-        return [step for step, *pair in zip(steps, files, files[1:], strict=False) if not cmp(*pair, shallow=False)]
+    def _named(self, steps: Sequence[str]) -> Path:
+        return self.folder / ("+".join(steps) or "nothing")
 
     def _graph(self, steps: Sequence[str]) -> tuple[Graph, float]:
         """The graph after some steps, and the seconds that all of them took; each is held to the graph before it."""
