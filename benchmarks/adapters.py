@@ -9,10 +9,9 @@ the head, these merged, and merged in int8. Change is that of the accuracy besid
 holds 95 % of resamples of the sentences.
 """
 
-import io
-import tarfile
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,9 +20,11 @@ import quantization_scores as scores
 import torch
 import typer
 from quantization_subjects import example
+from quantization_trained import rated
 from rich.console import Console
 from rich.table import Table
 from torch import nn
+from turns import in_turns, seconds_of
 
 import planish
 from planish.driver.reporter import Reporter
@@ -62,22 +63,10 @@ class Notes(Reporter):
         self.texts.append(text)
 
 
-def rated(archive: Path, what: str) -> list[list[str]]:
-    """The rows of a table of sentences: number, mean rating, sentence."""
-    with tarfile.open(archive) as outer:
-        (name,) = (it for it in outer.getnames() if it.endswith("hutto_ICWSM_2014.tar.gz"))
-        held = outer.extractfile(name)
-        assert held is not None
-        with tarfile.open(fileobj=io.BytesIO(held.read())) as inner:
-            file = inner.extractfile(f"hutto_ICWSM_2014/{what}_GroundTruth.txt")
-            assert file is not None
-            return [line.split("\t") for line in file.read().decode("latin-1").splitlines()]
-
-
 def reviews(archive: Path) -> tuple[list[str], np.ndarray]:
     """Sentences, and whether their mean rating is above zero."""
-    rows = rated(archive, "movieReviewSnippets")
-    return [row[2] for row in rows], np.array([float(row[1]) > 0 for row in rows]).astype(int)
+    ratings, texts = zip(*rated(archive, "movieReviewSnippets"), strict=True)
+    return list(texts), (np.array(ratings) > 0).astype(int)
 
 
 def right(graph: Graph, batches: list[tuple[Any, np.ndarray]]) -> np.ndarray:
@@ -171,15 +160,9 @@ def _switch(adapted: Graph, feeds: Any) -> None:
     one = {name: array[:1] for name, array in feeds.items()}
     for backend in ("onnxruntime", "tvm"):
         executable = planish.compile(switchable, backend)
-        kept, changed = [], []
-        for _ in range(30):
-            for times, pair in ((kept, (first, first)), (changed, (first, second))):
-                for weights in pair:
-                    start = time.perf_counter()
-                    executable({**one, **weights})
-                    times.append(time.perf_counter() - start)
-        added = 1e3 * (min(changed) - min(kept))
-        print(f"{backend}: {1e3 * min(kept):.2f} ms with one adapter, {added:+.3f} ms where it changes each time")
+        pairs = [[partial(executable, {**one, **weights}) for weights in (first, it)] for it in (first, second)]
+        kept, changed = 1e3 * in_turns(pairs, lambda pair: min(map(seconds_of, pair)), 30).min(axis=1)
+        print(f"{backend}: {kept:.2f} ms with one adapter, {changed - kept:+.3f} ms where it changes each time")
 
 
 if __name__ == "__main__":

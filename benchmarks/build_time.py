@@ -22,7 +22,6 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -32,7 +31,7 @@ import build_here
 import numpy as np
 import torch
 import typer
-from cleanup import random_inputs
+from cleanup import chosen, random_inputs
 from fusion import session_of
 from rich.console import Console
 from rich.table import Table
@@ -171,9 +170,7 @@ def main(
     os.environ["TVM_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
     target, rows = load_target("native"), list[dict[str, Any]]()
-    for name in (*TRANSFORMERS, *CNNS):
-        if not any(fnmatchcase(name, pattern) for pattern in only.split("|")):
-            continue
+    for name in chosen((*TRANSFORMERS, *CNNS), only):
         with tempfile.TemporaryDirectory(prefix="planish-") as temporary:
             for case in islice(cases(name, folder or Path(temporary), threads), pipelines):
                 found = measured(case, parts.split(","), target, rounds, len(rows))

@@ -132,18 +132,36 @@ def model_file(name: str, folder: Path) -> Path | None:
         found = importlib.util.find_spec(package)
         files = [Path(place, path) for place in found.submodule_search_locations or ()] if found else []
         return next((file for file in files if file.exists()), None)
-    file = folder / f"{name.replace(' ', '_')}.onnx"
+    return export(name, folder, optimize=False)
+
+
+def export(name: str, folder: Path, *, optimize: bool) -> Path:
+    """A model's file before or after the exporter's own optimizer, exported unless it is in the folder already."""
+    file = folder / f"{name.replace(' ', '_')}{'.optimized' if optimize else ''}.onnx"
     if not file.exists():
         torch.manual_seed(0)
         module, inputs = EXPORTS[name]()
         with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-            program = torch.onnx.export(module, (), kwargs=inputs, dynamo=True, verbose=False, optimize=False)
+            program = torch.onnx.export(module, (), kwargs=inputs, dynamo=True, verbose=False, optimize=optimize)
         assert program is not None
         program.save(file)
     return file
 
 
+def chosen(names: Iterable[str], only: str) -> list[str]:
+    """Names that a glob matches, or one of several with | between them."""
+    return [name for name in names if any(fnmatchcase(name, glob) for glob in only.split("|"))]
+
+
 # -- the tools
+
+SIMPLIFIERS: dict[str, Callable[[Any], Callable[[onnx.ModelProto], onnx.ModelProto]]] = {
+    "onnxslim": lambda package: package.slim,
+    "onnxsim": lambda package: lambda model: package.simplify(model)[0],
+    "onnxoptimizer": lambda package: package.optimize,
+    "onnxscript.optimizer": lambda package: package.optimize,
+}
+"""The peers' packages, and the function of each that takes a model in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,12 +217,7 @@ def tools() -> tuple[dict[str, Callable[[Path, Path], Found]], list[str]]:
     """What is installed of the peers, and planish; and what isn't."""
     made: dict[str, Callable[[Path, Path], Found]] = {}
     absent: list[str] = []
-    for name, way in {
-        "onnxslim": lambda package: package.slim,
-        "onnxsim": lambda package: lambda model: package.simplify(model)[0],
-        "onnxoptimizer": lambda package: package.optimize,
-        "onnxscript.optimizer": lambda package: package.optimize,
-    }.items():
+    for name, way in SIMPLIFIERS.items():
         try:
             made[name] = by_model(way(importlib.import_module(name)))
         except ImportError:
@@ -255,26 +268,25 @@ def random_inputs(session: onnxruntime.InferenceSession, size: int) -> dict[str,
     return feeds
 
 
-def error_of(source: Path, target: Path, size: int) -> float:
-    """How far the outputs of a file that planish wrote are from the raw file's, relative to these.
+def relative_error(result: np.ndarray, wanted: np.ndarray) -> float:
+    """The error of an output (L2) relative to the one that is wanted.
 
     Outputs that are below a thousandth are held to a thousandth: the text detector finds nothing but rounding errors in
     noise.
     """
+    distance = float(np.linalg.norm(result.astype(np.float64) - wanted))
+    return distance / max(float(np.linalg.norm(wanted)), 1e-3 * wanted.size**0.5)
+
+
+def error_of(source: Path, target: Path, size: int) -> float:
+    """How far the outputs of a file that planish wrote are from the raw file's, relative to these."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     feeds = random_inputs(session, size)
     expected = session.run(None, feeds)
-    results = list(Interpreter(planish.read(target)).run(feeds).values())
-    errors = [
-        float(
-            np.linalg.norm(result.astype(np.float64) - wanted)
-            / max(float(np.linalg.norm(wanted)), 1e-3 * wanted.size**0.5)
-        )
-        for result, wanted in zip(results, expected, strict=True)
-    ]
-    return max(errors)
+    results = Interpreter(planish.read(target)).run(feeds).values()
+    return max(relative_error(*pair) for pair in zip(results, expected, strict=True))
 
 
 def measure(name: str, source: Path, ways: dict[str, Callable[[Path, Path], Found]], rounds: int) -> dict[str, Any]:
@@ -348,7 +360,7 @@ def faults(row: dict[str, Any]) -> list[str]:
 
 def main(
     rounds: Annotated[int, typer.Option(help="Runs of each tool that count.")] = 3,
-    only: Annotated[str, typer.Option(help="A glob of models.")] = "*",
+    only: Annotated[str, typer.Option(help="A glob of models, or several with | between them.")] = "*",
     folder: Annotated[Path | None, typer.Option(help="A folder where exported models are kept, and found.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the results to a file.")] = None,
 ) -> None:
@@ -359,7 +371,7 @@ def main(
     console = Console()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="planish-") as temporary:
-        for name in (name for name in (*EXPORTS, *FILES) if fnmatchcase(name, only)):
+        for name in chosen((*EXPORTS, *FILES), only):
             source = model_file(name, folder or Path(temporary))
             if source is None:
                 absent.append(name)

@@ -10,7 +10,6 @@ favour the fused kernel, in brackets the quartiles over the rounds. What the ses
 Last come products of one input that could be one product: queries, keys and values, in float32 and dynamic int8.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -186,22 +185,6 @@ def runner(graph: Graph, threads: int, level: onnxruntime.GraphOptimizationLevel
     return lambda: session.run(None, feeds)
 
 
-def times_in_turn(runs: list[Run], seconds: float) -> np.ndarray:
-    """Seconds by run and round. Each run comes twice, and what the second takes counts."""
-    rounds: list[list[float]] = []
-    order = np.random.default_rng(0)
-    stop = time.perf_counter() + seconds
-    while time.perf_counter() < stop or len(rounds) < 15:
-        taken = [0.0] * len(runs)
-        for index in order.permutation(len(runs)):
-            runs[index]()
-            start = time.perf_counter()
-            runs[index]()
-            taken[index] = time.perf_counter() - start
-        rounds.append(taken)
-    return np.array(rounds).T
-
-
 def ratio(slow: np.ndarray, fast: np.ndarray) -> str:
     low, middle, high = np.quantile(slow / fast, [0.25, 0.5, 0.75])
     return f"x{middle:5.2f} ({low:4.2f}-{high:4.2f})"
@@ -213,6 +196,8 @@ def main(
     only: Annotated[str, typer.Option(help="A glob of cases.")] = "*",
 ) -> None:
     """Measure and print."""
+    from turns import in_turns, warm_seconds  # here, since a test loads this file from elsewhere
+
     print(
         f"onnxruntime {onnxruntime.__version__}, {threads} threads; "
         f"speed of the fused kernel relative to the spelled form,"
@@ -224,7 +209,7 @@ def main(
         runs += [runner(spelled, threads, LEVELS.ORT_ENABLE_BASIC)]
         for run in runs[1:]:
             np.testing.assert_allclose(run()[0], runs[0]()[0], rtol=1e-3, atol=5e-3 if case.is_integer else 1e-4)
-        one, other, unfused = times_in_turn(runs, seconds)
+        one, other, unfused = in_turns(runs, warm_seconds, 15, seconds, shuffled=True)
         print(
             f"{case.label:40} {np.median(one) * 1e6:9.1f} us   {ratio(other, one)}   {ratio(unfused, one)} unfused",
             flush=True,

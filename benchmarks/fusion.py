@@ -29,11 +29,10 @@ import json
 import logging
 import os
 import tempfile
-import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
-from fnmatch import fnmatchcase
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,11 +44,24 @@ import torch
 import torchvision
 import transformers
 import typer
-from cleanup import EXPORTS, FREE, Export, image_model, model_file, nodes_of, random_inputs
+from cleanup import (
+    EXPORTS,
+    FREE,
+    SIMPLIFIERS,
+    Export,
+    chosen,
+    export,
+    image_model,
+    model_file,
+    nodes_of,
+    random_inputs,
+    relative_error,
+)
 from cleanup import FILES as PACKAGED
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from rich.console import Console
 from rich.table import Table
+from turns import in_turns, seconds_of
 
 import planish
 from planish.backends.legal import legalized
@@ -66,11 +78,7 @@ MOST_ERROR, MOST_COSINE_LOST = 1e-4, 0.02
 TURN = 0.005
 """Seconds that a turn takes at the least."""
 OURS, OWN = "planish", "planish's own"
-PEERS: dict[str, Callable[[Any], Callable[[onnx.ModelProto], onnx.ModelProto]]] = {
-    "onnxslim": lambda package: package.slim,
-    "onnxsim": lambda package: lambda model: package.simplify(model)[0],
-    "onnxscript.optimizer": lambda package: package.optimize,
-}
+PEERS = {peer: way for peer, way in SIMPLIFIERS.items() if peer != "onnxoptimizer"}
 
 
 # -- the models
@@ -100,23 +108,13 @@ REAL: dict[str, Export] = {
         lambda: torchvision.models.resnet18(norm_layer=lambda width: torch.nn.GroupNorm(32, width))
     ),
 }
-MODELS = {**REAL, **EXPORTS}
+MODELS = (*REAL, *EXPORTS)
 EXPORTS |= REAL
 
 
 def optimized_file(name: str, folder: Path) -> Path | None:
     """A model as the exporter's own optimizer leaves it, exported unless it is in the folder already."""
-    if name in PACKAGED:
-        return None
-    file = folder / f"{name.replace(' ', '_')}.optimized.onnx"
-    if not file.exists():
-        torch.manual_seed(0)
-        module, inputs = MODELS[name]()
-        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-            program = torch.onnx.export(module, (), kwargs=inputs, dynamo=True, verbose=False, optimize=True)
-        assert program is not None
-        program.save(file)
-    return file
+    return None if name in PACKAGED else export(name, folder, optimize=True)
 
 
 def forms_of(source: Path, optimized: Path | None, folder: Path, failed: dict[str, str]) -> dict[str, Path]:
@@ -183,33 +181,19 @@ def measured(
     """Seconds of each file by round, and how its outputs compare with those that are wanted, or the first file's."""
     sessions = {name: session_of(file, threads) for name, file in files.items()}
     feeds = random_inputs(next(iter(sessions.values())), size)
-    found: dict[str, Any] = {"times": {name: [] for name in files}, "errors": {}, "cosines": {}}
-    results = {name: session.run(None, feeds) for name, session in sessions.items()}
+    runs = {name: partial(session.run, None, feeds) for name, session in sessions.items()}
+    results = {name: run() for name, run in runs.items()}
     wanted = wanted or next(iter(results.values()))
-    for name, outputs in results.items():
-        found["errors"][name] = max(map(error_of, outputs, wanted))
-        found["cosines"][name] = min(map(cosine_of, outputs, wanted))
-    found["outputs"] = wanted
-    random = np.random.default_rng(0)
-    start = time.perf_counter()
-    next(iter(sessions.values())).run(None, feeds)
-    repeats = max(1, round(TURN / (time.perf_counter() - start)))
-    names = list(sessions)
+    repeats = max(1, round(TURN / seconds_of(next(iter(runs.values())))))
     os.sched_setaffinity(0, {min(PROCESSORS)})
-    for _ in range(rounds):
-        for name in (names[index] for index in random.permutation(len(names))):
-            start = time.perf_counter()
-            for _ in range(repeats):
-                sessions[name].run(None, feeds)
-            found["times"][name].append((time.perf_counter() - start) / repeats)
+    times = in_turns(list(runs.values()), partial(seconds_of, times=repeats), rounds, shuffled=True)
     os.sched_setaffinity(0, PROCESSORS)
-    return found
-
-
-def error_of(result: np.ndarray, wanted: np.ndarray) -> float:
-    """Relative; outputs that are below a thousandth are held to a thousandth."""
-    distance = float(np.linalg.norm(result.astype(np.float64) - wanted))
-    return distance / max(float(np.linalg.norm(wanted)), 1e-3 * wanted.size**0.5)
+    return {
+        "times": dict(zip(files, times, strict=True)),
+        "errors": {name: max(map(relative_error, outputs, wanted)) for name, outputs in results.items()},
+        "cosines": {name: min(map(cosine_of, outputs, wanted)) for name, outputs in results.items()},
+        "outputs": wanted,
+    }
 
 
 def cosine_of(result: np.ndarray, wanted: np.ndarray) -> float:
@@ -218,9 +202,9 @@ def cosine_of(result: np.ndarray, wanted: np.ndarray) -> float:
     return float(one @ other) / lengths if lengths else 1.0
 
 
-def ratios(times: Mapping[str, list[float]], name: str, reference: str) -> list[float]:
+def ratios(times: Mapping[str, np.ndarray], name: str, reference: str) -> list[float]:
     """The quartiles of the ratio of two files' times, round by round."""
-    return [float(value) for value in np.quantile(np.divide(times[name], times[reference]), [0.25, 0.5, 0.75])]
+    return [float(value) for value in np.quantile(times[name] / times[reference], [0.25, 0.5, 0.75])]
 
 
 def measure(name: str, source: Path, optimized: Path | None, threads: int, rounds: int) -> dict[str, Any]:
@@ -329,9 +313,7 @@ def main(
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="planish-") as temporary:
         place = folder or Path(temporary)
-        for name in (*MODELS, *PACKAGED):
-            if not any(fnmatchcase(name, pattern) for pattern in only.split("|")):
-                continue
+        for name in chosen((*MODELS, *PACKAGED), only):
             source = model_file(name, place)
             if source is None:
                 console.print(f"{name}: its package is not installed")

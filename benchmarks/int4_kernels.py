@@ -9,7 +9,6 @@ time is the fastest of many.
 
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from turns import in_turns, seconds_of
 from tvm import IRModule, compile
 from tvm.runtime import tensor
 
@@ -96,15 +96,8 @@ def _session(model: ModelProto, x: np.ndarray, threads: int) -> Call:
 
 def fastest(calls: dict[str, Call]) -> dict[str, float]:
     """The seconds of each call's fastest turn."""
-    best = dict.fromkeys(calls, np.inf)
-    stop = time.perf_counter() + SECONDS
-    while time.perf_counter() < stop:
-        for name, call in calls.items():
-            for _ in range(3):
-                start = time.perf_counter()
-                call()
-                best[name] = min(best[name], time.perf_counter() - start)
-    return best
+    times = in_turns(list(calls.values()), lambda call: min(map(seconds_of, (call,) * 3)), seconds=SECONDS)
+    return dict(zip(calls, times.min(axis=1).tolist(), strict=True))
 
 
 def main(threads: int = 1) -> None:

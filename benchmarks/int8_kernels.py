@@ -9,13 +9,13 @@ operator whose integer kernel is the same one or is absent shows a ratio of 1 ag
 """
 
 import sys
-import time
 from collections.abc import Callable
 
 import numpy as np
 import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
+from turns import in_turns, seconds_of
 
 OPSET = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
 Array = np.ndarray
@@ -93,16 +93,9 @@ def runner(model: onnx.ModelProto, threads: int, fuse: bool = True) -> Callable[
 
 def medians(calls: list[Callable[[], object]], seconds: float = 1.5) -> list[float]:
     """Median seconds of each call, run in turn."""
-    times: list[list[float]] = [[] for _ in calls]
     for call in calls:
         call()
-    stop = time.perf_counter() + seconds
-    while time.perf_counter() < stop or len(times[0]) < 15:
-        for call, taken in zip(calls, times, strict=True):
-            start = time.perf_counter()
-            call()
-            taken.append(time.perf_counter() - start)
-    return [float(np.median(taken)) for taken in times]
+    return np.median(in_turns(calls, seconds_of, 15, seconds), axis=1).tolist()
 
 
 def cases() -> list[tuple[str, str, list[Shape], list[Array], Shape, dict[str, object]]]:

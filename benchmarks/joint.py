@@ -292,7 +292,8 @@ def _machine() -> str:
 
 
 def _section(subject: Subject, backend: str, every: Sequence[Made], rows: Sequence[Row], left: int) -> Iterator[str]:
-    yield f"## {subject.name} in {backend} ({subject.metric})\n"
+    judged = max((len(made.losses) for made in every), default=0)
+    yield f"## {subject.name} in {backend} ({subject.metric}, {judged:,} examples)\n"
     if left:
         yield f"{left} pipelines were not run.\n"
     yield "| pipeline | loss, points | speed | size | passes take | front |"

@@ -32,6 +32,7 @@ import quantization_scores as scores
 import torch
 import typer
 from quantization_subjects import example
+from quantization_trained import rated
 from rich.console import Console
 from scipy import stats
 
@@ -148,7 +149,7 @@ def minilm(
 
     module, inputs, dynamic = adapters.minilm.build()
     whole = planish.optimize(planish.trace(module, inputs, dynamic_shapes=dynamic), "cleanup,fuse").graph
-    texts = [row[2] for what in SENTENCES for row in adapters.rated(archive, what)]
+    texts = [text for table in SENTENCES for _, text in rated(archive, table)]
     for seed in range(first, first + seeds):
         drawn = [texts[place] for place in np.random.default_rng(seed).permutation(len(texts))]
         print(f"draw {seed}", flush=True)

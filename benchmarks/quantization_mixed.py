@@ -4,12 +4,14 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import quantization_scores as scores
-from quantization_subjects import Feeds, Outputs, Subject
+from quantization_subjects import Feeds, Subject
 from rich.table import Table
+from turns import in_turns, warm_seconds
 
 import planish
 from planish.targets import Target
@@ -96,7 +98,7 @@ def measure(
     return Finding(
         drops=drops,
         scores=[np.asarray(subject.score(found, outputs[0]), np.float64) for found in outputs],
-        times=_timed(runs, subject.test[0], rounds),
+        times=in_turns([partial(run, subject.test[0]) for run in runs], warm_seconds, rounds, shuffled=True),
         layers=(record.result.counts["layers"], record.result.counts["float"]),
         ratio=(float(measured), float(predicted)),
         notes=record.result.notes,
@@ -107,17 +109,6 @@ def measure(
 def _run(graph: planish.Graph, target: Target) -> Callable[[Feeds], list[np.ndarray]]:
     executable = planish.compile(graph, target=target)
     return lambda feeds: [np.array(array) for array in executable(*feeds.values())]
-
-
-def _timed(runs: Sequence[Callable[[Feeds], Outputs]], feeds: Feeds, rounds: int) -> np.ndarray:
-    random, times = np.random.default_rng(0), np.empty((len(runs), rounds))
-    for number in range(rounds):
-        for index in random.permutation(len(runs)):
-            runs[index](feeds)
-            start = time.perf_counter()
-            runs[index](feeds)
-            times[index, number] = time.perf_counter() - start
-    return times
 
 
 def table(found: dict[str, tuple[Subject, Finding]], max_drop: float) -> Table:

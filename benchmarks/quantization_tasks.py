@@ -3,9 +3,9 @@
 import gc
 import os
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import quantization_scores as scores
 import tvm_peers as peers
 from quantization_subjects import Feeds, Subject
 from rich.table import Table
+from turns import in_turns, warm_seconds
 
 Run = Callable[[Feeds], Sequence[np.ndarray]]
 FLOAT = "float32, ONNX Runtime"
@@ -184,16 +185,9 @@ def _measures(subject: Subject, found: Any, exact: Any) -> dict[str, float]:
 
 def latencies(subject: Subject, rows: Mapping[str, Row], rounds: int) -> dict[str, float]:
     """Each method's median time as a multiple of float32's of ONNX Runtime, all of them in turn."""
-    runs = {name: row.run for name, row in rows.items() if row.run is not None}
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    batch, random = subject.test[0], np.random.default_rng(0)
-    for _ in range(rounds):
-        for name in (list(runs)[index] for index in random.permutation(len(runs))):
-            runs[name](batch)
-            start = time.perf_counter()
-            runs[name](batch)
-            times[name].append(time.perf_counter() - start)
-    return {name: float(np.median(np.divide(own, times[FLOAT]))) for name, own in times.items()}
+    runs = {name: partial(row.run, subject.test[0]) for name, row in rows.items() if row.run is not None}
+    times = dict(zip(runs, in_turns(list(runs.values()), warm_seconds, rounds, shuffled=True), strict=True))
+    return {name: float(np.median(own / times[FLOAT])) for name, own in times.items()}
 
 
 def table(subject: Subject, rows: Mapping[str, Row], ratios: Mapping[str, float]) -> Table:

@@ -1,6 +1,7 @@
 """Networks trained here in minutes: images of clothes, and what sentences feel like. Their weights are kept."""
 
 import gzip
+import io
 import re
 import tarfile
 from collections.abc import Callable, Iterator
@@ -223,16 +224,30 @@ def sentiment(work: Path, root: Path, cache: Path, epochs: int) -> Subject:
     return _subject("LSTM", module, pool[0], work, pool, test, labels[held], is_text=True)
 
 
-def rated(root: Path, name: str) -> list[tuple[float, str]]:
-    """The sentences of a table of vaderSentiment's, each with its mean rating."""
-    archive = next(root.rglob("hutto_ICWSM_2014.tar.gz"), None)
-    if archive is None:
-        raise FileNotFoundError(f"vaderSentiment's source archive isn't unpacked below {root}")
-    with tarfile.open(archive) as members:
-        file = members.extractfile(f"hutto_ICWSM_2014/{name}_GroundTruth.txt")
+def rated(source: Path, name: str) -> list[tuple[float, str]]:
+    """The sentences of a table of vaderSentiment's, each with its mean rating.
+
+    Args:
+        source: vaderSentiment's source archive, or a folder below which it is unpacked.
+        name: the name of the table.
+    """
+    if source.is_file():
+        tables = _member(source.read_bytes(), "/hutto_ICWSM_2014.tar.gz")
+    elif (archive := next(source.rglob("hutto_ICWSM_2014.tar.gz"), None)) is not None:
+        tables = archive.read_bytes()
+    else:
+        raise FileNotFoundError(f"vaderSentiment's source archive isn't unpacked below {source}")
+    lines = _member(tables, f"/{name}_GroundTruth.txt").decode("latin-1").splitlines()
+    return [(float(rating), text) for _, rating, text in (line.split("\t", 2) for line in lines)]
+
+
+def _member(archive: bytes, ending: str) -> bytes:
+    """The content of the one file of an archive whose name ends as said."""
+    with tarfile.open(fileobj=io.BytesIO(archive)) as members:
+        (name,) = (it for it in members.getnames() if it.endswith(ending))
+        file = members.extractfile(name)
         assert file is not None
-        rows = [line.split("\t", 2) for line in file.read().decode("latin-1").splitlines()]
-    return [(float(rating), text) for _, rating, text in rows]
+        return file.read()
 
 
 def _sentences(root: Path, length: int = 40) -> tuple[np.ndarray, np.ndarray, int]:

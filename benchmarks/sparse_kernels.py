@@ -11,12 +11,12 @@ kernel is faster.
 
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import tvm
+from turns import in_turns
 from tvm import IRModule, tirx
 from tvm.runtime import Tensor, tensor
 
@@ -91,16 +91,6 @@ def zeroed(weights: np.ndarray, share: float, rows: int, columns: int) -> np.nda
     return weights * np.kron(mask, np.ones((rows, columns), weights.dtype))[:, : weights.shape[1]].astype(weights.dtype)
 
 
-def fastest(kernels: Sequence[Kernel]) -> list[float]:
-    """The seconds of each kernel's fastest turn."""
-    timers = [kernel.timer() for kernel in kernels]
-    best, turns, stop = [np.inf] * len(timers), 0, time.perf_counter() + SECONDS
-    while time.perf_counter() < stop or turns < TURNS:
-        turns += 1
-        best = [min(known, timer()) for known, timer in zip(best, timers, strict=True)]
-    return best
-
-
 def gemm(m: int, shape: tuple[int, int], shares: Sequence[float], target: Target, dtype: str) -> str:
     """A line with the dense kernel's time and the speed-ups of the sparse ones."""
     machine, (k, n), is_integer = Machine.of(target), shape, dtype == "int8"
@@ -167,7 +157,8 @@ def _line(
     dense, *sparse = [made(None, weights[0]), *(made(tile_of(kept), kept) for kept in weights)]
     for kernel, kept in zip(sparse, weights, strict=True):
         np.testing.assert_allclose(kernel.result, made(None, kept).result, rtol=0, atol=0 if "int8" in name else 1e-3)
-    whole, *others = fastest([dense, *sparse])
+    timers = [kernel.timer() for kernel in (dense, *sparse)]
+    whole, *others = in_turns(timers, lambda timer: timer(), TURNS, SECONDS).min(axis=1).tolist()
     gains = zip(shares, weights, others, strict=True)
     words = [f"{share:.0%}: {whole / one:5.2f}" + ("" if tile_of(kept) else " dense") for share, kept, one in gains]
     return f"{name:28} {whole * 1e6:8.2f} us   {'   '.join(words)}"

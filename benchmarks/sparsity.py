@@ -12,6 +12,7 @@ in int8 with blocks of zeros, and without, in turns.
 
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,7 @@ import torch
 import typer
 from quantization_subjects import example
 from torch import nn
+from turns import in_turns, seconds_of
 
 import planish
 from planish.ir.interpreter import Interpreter
@@ -156,14 +158,8 @@ def minilm(
                 "input_ids": random.integers(1000, 20000, (batch, tokens)),
                 "attention_mask": np.ones((batch, tokens), np.int64),
             }
-            best, turns, stop = [np.inf, np.inf], 0, time.perf_counter() + seconds
-            while turns < ROUNDS or time.perf_counter() < stop:
-                turns += 1
-                for place, run in enumerate(made):
-                    start = time.perf_counter()
-                    run(**feeds)
-                    best[place] = min(best[place], time.perf_counter() - start)
-            dense, sparse = (1e3 * one for one in best)
+            runs = [partial(run, **feeds) for run in made]
+            dense, sparse = (1e3 * in_turns(runs, seconds_of, ROUNDS, seconds).min(axis=1)).tolist()
             words = f"dense {dense:.3f} ms, {sparsity:.0%} zeros {sparse:.3f} ms, {dense / sparse:.2f} times as fast"
             print(f"{scheme} {batch} x {tokens}: {words}", flush=True)
 

@@ -31,7 +31,6 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,11 +41,12 @@ import torch
 import torchvision
 import tvm_peers as peers
 import typer
-from cleanup import EXPORTS, model_file, random_inputs
-from fusion import MODELS, error_of, optimized_file, session_of
+from cleanup import EXPORTS, chosen, export, random_inputs, relative_error
+from fusion import ratios, session_of
 from peaks import peak
 from rich.console import Console
 from rich.table import Table
+from turns import in_turns, seconds_of, warm_seconds
 from zoo.settle import settle
 from zoo.subject import Subject, images
 
@@ -83,7 +83,6 @@ def settled(name: str) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
 TRANSFORMERS = ("MiniLM", "BERT-base", "vit_b_16", "GPT-2")
 CNNS = ("resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0")
 SETTLED = {name: lambda name=name: settled(name) for name in ("vit_b_16", *CNNS)}
-MODELS |= SETTLED
 EXPORTS |= SETTLED
 
 
@@ -91,10 +90,7 @@ def exported(name: str, folder: Path) -> tuple[Path, Path]:
     """A model's files as cleanup.py and fusion.py have them, but apart: theirs of the same names aren't settled."""
     place = folder / "settled"
     place.mkdir(parents=True, exist_ok=True)
-    source, optimized = model_file(name, place), optimized_file(name, place)
-    assert source is not None
-    assert optimized is not None
-    return source, optimized
+    return export(name, place, optimize=False), export(name, place, optimize=True)
 
 
 def inputs_like(feeds: Feeds, count: int) -> list[dict[str, np.ndarray]]:
@@ -136,7 +132,7 @@ def runners(
     pipelines = {OURS: "", OURS_INT8: DYNAMIC if is_text else STATIC, OURS_BFLOAT16: "reduce-precision"}
     found, row = ours(source, pipelines, batches)
     torch.manual_seed(0)
-    module, inputs = MODELS[name]()
+    module, inputs = EXPORTS[name]()
     compiled = torch.compile(module)
 
     def inductor(_batch: Feeds) -> Any:
@@ -161,7 +157,7 @@ def measure(name: str, folder: Path, threads: int, rounds: int) -> dict[str, Any
     outputs = {
         who: [list(map(np.array, run(batch))) for batch in batches[:4]] for who, run in found.items() if who != INDUCTOR
     }
-    row |= {"model": name, "error": max(map(error_of, outputs[OURS][0], outputs[RUNTIME][0]))}
+    row |= {"model": name, "error": max(map(relative_error, outputs[OURS][0], outputs[RUNTIME][0]))}
     row["cosine"] = {
         who: min(cosine(run[0], reference[0]) for run, reference in zip(made, outputs[RUNTIME], strict=True))
         for who, made in outputs.items()
@@ -170,10 +166,14 @@ def measure(name: str, folder: Path, threads: int, rounds: int) -> dict[str, Any
     operations: dict[str, int] = {}
     for precision in precisions:
         contest[precision], operations[precision] = peak(precision, threads)
-    times = turns(contest, rounds)
+    times = timed(contest, rounds)
     row["milliseconds"] = {who: 1e3 * float(np.median(times[who])) for who in found}
     row["ratios"] = {
-        precision: {rival: ratio(times[rival], times[who]) for rival in RIVALS[precision] if rival in times}
+        precision: {
+            rival: [*ratios(times, rival, who), times[rival].min() / times[who].min()]
+            for rival in RIVALS[precision]
+            if rival in times
+        }
         for precision, who in precisions.items()
     }
     row["peak"] = {precision: count / min(times[precision]) / 1e9 for precision, count in operations.items()}
@@ -189,30 +189,15 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
 
 
-def turns(found: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+def timed(contest: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, np.ndarray]:
     """Seconds that each takes, in turns in random order."""
-    times: dict[str, list[float]] = {who: [] for who in found}
-    repeats: dict[str, int] = {}
-    for who, run in found.items():
-        run()
-        start = time.perf_counter()
-        run()
-        repeats[who] = max(1, round(TURN / (time.perf_counter() - start)))
-    random = np.random.default_rng(0)
-    for _ in range(rounds):
-        for who in random.permutation(list(found)):
-            time.sleep(PAUSE)
-            start = time.perf_counter()
-            for _ in range(repeats[who]):
-                found[who]()
-            times[who].append((time.perf_counter() - start) / repeats[who])
-    return times
+    repeats = {run: max(1, round(TURN / warm_seconds(run))) for run in contest.values()}
 
+    def turn(run: Callable[[], object]) -> float:
+        time.sleep(PAUSE)
+        return seconds_of(run, repeats[run])
 
-def ratio(others: Sequence[float], ours: Sequence[float]) -> list[float]:
-    """The quartiles of the ratios of turns of the same round, and the ratio of the fastest turns."""
-    quartiles = np.quantile(np.divide(others, ours), [0.25, 0.5, 0.75])
-    return [*map(float, quartiles), min(others) / min(ours)]
+    return dict(zip(contest, in_turns(list(repeats), turn, rounds, shuffled=True), strict=True))
 
 
 def report(console: Console, rows: list[dict[str, Any]]) -> None:
@@ -254,9 +239,7 @@ def main(
     os.environ["TVM_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
     rows: list[dict[str, Any]] = []
-    for name in (*TRANSFORMERS, *CNNS):
-        if not any(fnmatchcase(name, pattern) for pattern in only.split("|")):
-            continue
+    for name in chosen((*TRANSFORMERS, *CNNS), only):
         with tempfile.TemporaryDirectory(prefix="planish-") as temporary:
             os.environ["PLANISH_CACHE"] = f"{temporary}/cache"
             rows.append(measure(name, folder or Path(temporary), threads, rounds))
