@@ -1,10 +1,11 @@
-"""What tests of all parts share: packages that add something to planish."""
+"""What tests of all parts share: random numbers, and packages that add something to planish."""
 
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,15 @@ def pytest_handlecrashitem(crashitem: str, report: pytest.TestReport) -> None:
     """Say what became of a test whose process ended: pytest-xdist names the process and the test."""
     reason = "It died, or it was ended because the test took too long"
     report.longrepr = f"{report.longrepr}\n{reason}; `pytest -s '{crashitem}'` shows what it said last."
+
+
+@pytest.fixture(autouse=True)
+def numbers(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let each test draw the same numbers from its module's RNG, whatever ran before."""
+    with pytest.MonkeyPatch.context() as patch:
+        if rng := getattr(request.module, "RNG", None):
+            patch.setattr(request.module, "RNG", deepcopy(rng))
+        yield
 
 
 @pytest.fixture

@@ -58,12 +58,6 @@ def _runs_here(name: str) -> bool:
     return load_target(name).features <= load_target("native").features
 
 
-@pytest.fixture(autouse=True)
-def numbers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw the same numbers whatever ran before: what lies half-way between two integers may be rounded to either."""
-    monkeypatch.setattr(request.module, "RNG", np.random.default_rng(0), raising=False)
-
-
 @pytest.fixture(scope="session", autouse=True)
 def lasting_compiler() -> None:
     """Keep a compiler's process for many small graphs: to start one takes 4 seconds."""

@@ -33,13 +33,13 @@ from planish.passes.legalization.origins import Origins
 from planish.targets import Target
 from planish.targets.load import load_target
 
-RANDOM = np.random.default_rng(0)
+RNG = np.random.default_rng(0)
 SQUARE = Convolution(1, 64, 64, 1, 64, Window((16, 16), (16, 16), (3, 3), *[(1, 1)] * 4), 0)
 PRODUCT = Gemm((5,), 64, 40)
 
 
 def tensor(*shape: int) -> np.ndarray:
-    return RANDOM.standard_normal(shape, np.float32)
+    return RNG.standard_normal(shape, np.float32)
 
 
 def product(op, x):

@@ -11,16 +11,16 @@ import pytest
 from planish.ir.ops import operators
 from planish.ir.ops.dtypes import to_numpy, to_torch
 
-RANDOM = np.random.default_rng(0)
+RNG = np.random.default_rng(0)
 
 
 def normal(*shape: int) -> np.ndarray:
-    return RANDOM.normal(size=shape).astype(np.float32)
+    return RNG.normal(size=shape).astype(np.float32)
 
 
 def integers(dtype: type[np.generic], *shape: int) -> np.ndarray:
     limits = np.iinfo(dtype)
-    return RANDOM.integers(limits.min, limits.max, shape, endpoint=True).astype(dtype)
+    return RNG.integers(limits.min, limits.max, shape, endpoint=True).astype(dtype)
 
 
 def scalar(value: float, dtype: type[np.generic] = np.float32) -> np.ndarray:

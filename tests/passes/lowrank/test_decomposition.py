@@ -5,11 +5,11 @@ import pytest
 
 from planish.passes.lowrank.decomposition import decompose
 
-RANDOM = np.random.default_rng(0)
+RNG = np.random.default_rng(0)
 
 
 def moment(size: int) -> np.ndarray:
-    rows = RANDOM.standard_normal((4 * size, size)) @ RANDOM.standard_normal((size, size))
+    rows = RNG.standard_normal((4 * size, size)) @ RNG.standard_normal((size, size))
     return rows.T @ rows / len(rows)
 
 
@@ -23,7 +23,7 @@ def damped(moment: np.ndarray) -> np.ndarray:
 def test_what_a_rank_loses_is_the_error_in_both_metrics_and_the_least(
     rows: int, columns: int, has_moment: bool, counts: str
 ) -> None:
-    weight, inputs, outputs = RANDOM.standard_normal((rows, columns)), moment(rows), moment(columns)
+    weight, inputs, outputs = RNG.standard_normal((rows, columns)), moment(rows), moment(columns)
     metric = {"all alike": None, "diagonal": outputs.diagonal(), "metric": outputs}[counts]
     parts = decompose(weight, inputs if has_moment else None, metric)
 

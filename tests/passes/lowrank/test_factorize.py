@@ -17,13 +17,13 @@ from planish.passes.base import Feeds, PassContext, PassResult, Profile
 from planish.passes.lowrank.factorize import Factorization
 from planish.targets.load import load_target
 
-RANDOM = np.random.default_rng(0)
+RNG = np.random.default_rng(0)
 
 
 def low_rank(*shape: int, rank: int) -> np.ndarray:
     """A random matrix of a rank, its first two sizes being the matrix's."""
     rows, columns = shape[:2]
-    product = RANDOM.standard_normal((rows, rank)) @ RANDOM.standard_normal((rank, columns))
+    product = RNG.standard_normal((rows, rank)) @ RNG.standard_normal((rank, columns))
     return product.reshape(shape).astype(np.float32)
 
 
@@ -74,7 +74,7 @@ def test_a_layer_of_low_rank_becomes_two_that_compute_the_same(
     layer: Any, shape: tuple[int, ...], calibrated: bool
 ) -> None:
     graph = graph_of(shape, layer)
-    x = RANDOM.standard_normal(shape).astype(np.float32)
+    x = RNG.standard_normal(shape).astype(np.float32)
     expected, before = run(graph, x), summarize(graph)
 
     result = factorize(graph, ({"x": x},) if calibrated else (), energy=1 - 1e-9)
@@ -101,7 +101,7 @@ def test_energy_is_the_share_of_the_squared_singular_values() -> None:
 
 def test_rank_and_ratio_set_the_size_instead() -> None:
     def full(op: Builder, x: Value) -> Value:
-        return op.MatMul(x, RANDOM.standard_normal((64, 64)).astype(np.float32))
+        return op.MatMul(x, RNG.standard_normal((64, 64)).astype(np.float32))
 
     by_rank, by_ratio, whole = (graph_of((1, 64), full) for _ in range(3))
     factorize(by_rank, rank=5)
@@ -171,9 +171,9 @@ def test_a_shared_weight_outlives_the_layer_that_is_split() -> None:
 
 def test_calibration_lowers_the_error_of_the_output_at_equal_rank() -> None:
     """Inputs vary along few directions, as activations do; the data that judges is not the data that calibrates."""
-    mixing = RANDOM.standard_normal((48, 48)) * np.logspace(0, -2, 48)
-    calibration, test = ((RANDOM.standard_normal((400, 48)) @ mixing.T).astype(np.float32) for _ in range(2))
-    weight = RANDOM.standard_normal((48, 64)).astype(np.float32)
+    mixing = RNG.standard_normal((48, 48)) * np.logspace(0, -2, 48)
+    calibration, test = ((RNG.standard_normal((400, 48)) @ mixing.T).astype(np.float32) for _ in range(2))
+    weight = RNG.standard_normal((48, 64)).astype(np.float32)
     expected = np.maximum(test @ weight, 0)
 
     def error(batches: tuple[Feeds, ...]) -> float:
@@ -189,9 +189,9 @@ def test_calibration_lowers_the_error_of_the_output_at_equal_rank() -> None:
 @pytest.mark.parametrize("has_bias", [False, True])
 def test_a_mean_is_no_energy(has_bias: bool) -> None:
     """Inputs lie around a point far from 0, and vary along 6 directions of 32."""
-    mixing, mean = RANDOM.standard_normal((6, 32)), 50 * RANDOM.standard_normal(32)
-    fitted, held_out, test = ((RANDOM.standard_normal((200, 6)) @ mixing + mean).astype(np.float32) for _ in range(3))
-    weight, bias = RANDOM.standard_normal((32, 40)).astype(np.float32), np.ones(40, np.float32)
+    mixing, mean = RNG.standard_normal((6, 32)), 50 * RNG.standard_normal(32)
+    fitted, held_out, test = ((RNG.standard_normal((200, 6)) @ mixing + mean).astype(np.float32) for _ in range(3))
+    weight, bias = RNG.standard_normal((32, 40)).astype(np.float32), np.ones(40, np.float32)
     graph = graph_of((200, 32), lambda op, x: op.Gemm(x, weight, bias if has_bias else None))
     expected = run(graph, test)
 
@@ -209,15 +209,15 @@ def test_a_mean_is_no_energy(has_bias: bool) -> None:
 @pytest.mark.parametrize("max_drop", [1.0, 5.0])
 def test_by_default_the_outputs_stay_within_a_bound(max_drop: float) -> None:
     """The bound is held on data that nobody has fitted anything to, but for a little."""
-    mixing = RANDOM.standard_normal((48, 6))
-    weights = [RANDOM.standard_normal((48, 48)).astype(np.float32) / 7 for _ in range(3)]
+    mixing = RNG.standard_normal((48, 6))
+    weights = [RNG.standard_normal((48, 48)).astype(np.float32) / 7 for _ in range(3)]
 
     def network(op: Builder, x: Value) -> Value:
         for weight in weights[:-1]:
             x = op.Relu(op.Gemm(x, weight))
         return op.Gemm(x, weights[-1])
 
-    batches = [(RANDOM.standard_normal((400, 6)) @ mixing.T).astype(np.float32) for _ in range(8)]
+    batches = [(RNG.standard_normal((400, 6)) @ mixing.T).astype(np.float32) for _ in range(8)]
     graph = graph_of(("batch", 48), network)
     test = np.concatenate(batches[-4:])
     expected = run(graph, test)
@@ -235,13 +235,13 @@ def test_a_budget_takes_from_where_the_outputs_lose_least(goal: str) -> None:
 
     def two(op: Builder, x: Value) -> Value:
         op.location = Location("matters")
-        h = op.MatMul(x, RANDOM.standard_normal((64, 64)).astype(np.float32))
+        h = op.MatMul(x, RNG.standard_normal((64, 64)).astype(np.float32))
         op.location = Location("hardly matters")
-        return op.Add(h, op.Mul(op.MatMul(x, RANDOM.standard_normal((64, 64)).astype(np.float32)), 1e-3))
+        return op.Add(h, op.Mul(op.MatMul(x, RNG.standard_normal((64, 64)).astype(np.float32)), 1e-3))
 
     graph = graph_of((50, 64), two)
     before = summarize(graph)
-    batches = tuple({"x": RANDOM.standard_normal((50, 64)).astype(np.float32)} for _ in range(4))
+    batches = tuple({"x": RNG.standard_normal((50, 64)).astype(np.float32)} for _ in range(4))
 
     result = factorize(graph, batches, **{goal: 0.3})
 
@@ -262,8 +262,8 @@ def test_an_embedding_is_narrowed_for_the_sake_of_size(options: dict[str, float]
     op.location = Location("layer")
     graph.outputs["y"] = op.MatMul(rows, low_rank(32, 32, rank=4))
     before = summarize(graph)
-    feeds = [{"ids": RANDOM.integers(0, 100, (16, 6))} for _ in range(4)]  # others are looked up later
-    unseen = {"ids": RANDOM.integers(100, 200, (16, 6))}
+    feeds = [{"ids": RNG.integers(0, 100, (16, 6))} for _ in range(4)]  # others are looked up later
+    unseen = {"ids": RNG.integers(100, 200, (16, 6))}
     expected = Interpreter(graph).run(unseen)["y"]
 
     factorize(graph, tuple(feeds), **options)
@@ -281,9 +281,9 @@ def test_parameters_and_operations_are_both_removed() -> None:
     op = Builder(graph, location=Location("table"))
     ids = graph.add_input("ids", TensorType(DType.int64, ("batch", 6)))
     rows = op.Gather(low_rank(500, 64, rank=4), ids)
-    graph.outputs["y"] = op.Relu(op.MatMul(rows, RANDOM.standard_normal((64, 64)).astype(np.float32)))
+    graph.outputs["y"] = op.Relu(op.MatMul(rows, RNG.standard_normal((64, 64)).astype(np.float32)))
     smaller, before = graph.clone(), summarize(graph)
-    feeds = tuple({"ids": RANDOM.integers(0, 500, (16, 6))} for _ in range(4))
+    feeds = tuple({"ids": RNG.integers(0, 500, (16, 6))} for _ in range(4))
 
     factorize(smaller, feeds, parameters=0.5)
     result = factorize(graph, feeds, parameters=0.5, flops=0.3)
@@ -297,12 +297,12 @@ def test_parameters_and_operations_are_both_removed() -> None:
 def test_rows_of_a_table_that_are_looked_up_most_stay_as_they_are() -> None:
     """Ten rows of 320 are nine of ten of those that are looked up."""
     graph, table = Graph(), low_rank(320, 32, rank=4)
-    table[40:50] = RANDOM.standard_normal((10, 32))
+    table[40:50] = RNG.standard_normal((10, 32))
     op = Builder(graph, location=Location("table"))
     rows = op.Gather(table, graph.add_input("ids", TensorType(DType.int64, ("batch", 20))))
     graph.outputs["y"] = op.Relu(rows)
-    ids = RANDOM.integers(0, 320, (64, 20))
-    ids[:, :18] = RANDOM.integers(40, 50, (64, 18))
+    ids = RNG.integers(0, 320, (64, 20))
+    ids[:, :18] = RNG.integers(40, 50, (64, 18))
     ids[0, :2] = -1, -275  # counted from the back
     before = summarize(graph)
 
@@ -318,13 +318,13 @@ def test_rows_of_a_table_that_are_looked_up_most_stay_as_they_are() -> None:
 
 def test_errors_that_add_up_over_the_rows_of_a_sample_count_more() -> None:
     """Most of what varies differs from row to row and is gone from their mean; a fifth is the same for all rows."""
-    shared, own = np.linalg.qr(RANDOM.standard_normal((32, 32)))[0].reshape(2, 16, 32)
+    shared, own = np.linalg.qr(RNG.standard_normal((32, 32)))[0].reshape(2, 16, 32)
 
     def batch() -> np.ndarray:
-        common = 0.5 * RANDOM.standard_normal((8, 1, 16)) @ shared
-        return (common + RANDOM.standard_normal((8, 64, 16)) @ own).astype(np.float32)
+        common = 0.5 * RNG.standard_normal((32, 1, 16)) @ shared
+        return (common + RNG.standard_normal((32, 64, 16)) @ own).astype(np.float32)
 
-    weight = np.linalg.qr(RANDOM.standard_normal((32, 32)))[0].astype(np.float32)
+    weight = np.linalg.qr(RNG.standard_normal((32, 32)))[0].astype(np.float32)
     graph = graph_of(("batch", 64, 32), lambda op, x: op.ReduceMean(op.MatMul(x, weight), (1,), keepdims=0))
     test = batch()
     expected = run(graph, test)
@@ -337,13 +337,13 @@ def test_errors_that_add_up_over_the_rows_of_a_sample_count_more() -> None:
 def test_rows_that_are_masked_do_not_count() -> None:
     """As of padding: they vary more than the others, and in other directions."""
     mask = (np.arange(12) < 6).astype(np.float32)[:, None]
-    seen, padding = RANDOM.standard_normal((2, 4, 32))
+    seen, padding = RNG.standard_normal((2, 4, 32))
     mixing = np.where(mask[..., None], seen, 5 * padding)
 
     def batch() -> np.ndarray:
-        return np.einsum("brk,rkn->brn", RANDOM.standard_normal((16, 12, 4)), mixing).astype(np.float32)
+        return np.einsum("brk,rkn->brn", RNG.standard_normal((16, 12, 4)), mixing).astype(np.float32)
 
-    weight = RANDOM.standard_normal((32, 32)).astype(np.float32)
+    weight = RNG.standard_normal((32, 32)).astype(np.float32)
     graph = graph_of(("batch", 12, 32), lambda op, x: op.Mul(op.MatMul(x, weight), mask))
     test = batch()
     expected = run(graph, test)
@@ -358,13 +358,13 @@ def test_where_nothing_has_gradients_a_layer_counts_by_the_share_of_what_it_comp
 
     def two(op: Builder, x: Value) -> Value:
         op.location = Location("of full rank")
-        full = op.MatMul(x, 1e-3 * RANDOM.standard_normal((32, 32)).astype(np.float32))
+        full = op.MatMul(x, 1e-3 * RNG.standard_normal((32, 32)).astype(np.float32))
         op.location = Location("of low rank")
         low = op.MatMul(x, low_rank(32, 32, rank=8))
         return op.Concat(op.ArgMax(full, axis=-1), op.ArgMax(low, axis=-1), axis=1)
 
     graph = graph_of((50, 32), two)
-    batches = tuple({"x": RANDOM.standard_normal((50, 32)).astype(np.float32)} for _ in range(4))
+    batches = tuple({"x": RNG.standard_normal((50, 32)).astype(np.float32)} for _ in range(4))
 
     factorize(graph, batches, parameters=0.2)
 
@@ -374,10 +374,10 @@ def test_where_nothing_has_gradients_a_layer_counts_by_the_share_of_what_it_comp
 
 def test_a_budget_that_is_out_of_reach_is_told() -> None:
     def shared(op: Builder, x: Value) -> Value:
-        weight = op.constant(RANDOM.standard_normal((24, 24)).astype(np.float32), "weight")
+        weight = op.constant(RNG.standard_normal((24, 24)).astype(np.float32), "weight")
         return op.MatMul(op.Relu(op.MatMul(x, weight)), weight)
 
-    batches = ({"x": RANDOM.standard_normal((50, 24)).astype(np.float32)},) * 4
+    batches = ({"x": RNG.standard_normal((50, 24)).astype(np.float32)},) * 4
 
     assert factorize(graph_of((50, 24), shared), batches, parameters=0.3).notes == [
         "no more than 0 % of the parameters can be removed"  # whoever reads the weight still needs it
@@ -393,8 +393,8 @@ def test_a_budget_needs_data() -> None:
 
 
 def test_where_nothing_keeps_the_outputs_nothing_is_split() -> None:
-    graph = graph_of((64, 24), lambda op, x: op.Gemm(x, RANDOM.standard_normal((24, 24)).astype(np.float32)))
-    batches = tuple({"x": RANDOM.standard_normal((64, 24)).astype(np.float32)} for _ in range(4))
+    graph = graph_of((64, 24), lambda op, x: op.Gemm(x, RNG.standard_normal((24, 24)).astype(np.float32)))
+    batches = tuple({"x": RNG.standard_normal((64, 24)).astype(np.float32)} for _ in range(4))
 
     result = factorize(graph, batches, max_drop=1e-3)
 
@@ -404,14 +404,14 @@ def test_where_nothing_keeps_the_outputs_nothing_is_split() -> None:
 
 @pytest.mark.parametrize("channels", [1, 16])
 def test_a_small_head_stays_whole_behind_a_large_layer(channels: int) -> None:
-    first = RANDOM.standard_normal((64, channels, 5, 5)).astype(np.float32)
-    last = RANDOM.standard_normal((64, 1)) @ RANDOM.standard_normal((1, 4))
+    first = RNG.standard_normal((64, channels, 5, 5)).astype(np.float32)
+    last = RNG.standard_normal((64, 1)) @ RNG.standard_normal((1, 4))
 
     def network(op: Builder, x: Value) -> Value:
         return op.MatMul(op.Flatten(op.GlobalAveragePool(op.Relu(op.Conv(x, first)))), last.astype(np.float32))
 
     shape = (8, channels, 7, 7)
-    batches = tuple({"x": RANDOM.standard_normal(shape).astype(np.float32)} for _ in range(4))
+    batches = tuple({"x": RNG.standard_normal(shape).astype(np.float32)} for _ in range(4))
     result = factorize(graph_of(shape, network), batches)
 
     assert result.changed == (channels == 1)
@@ -430,7 +430,7 @@ def test_a_layer_stays_whose_inputs_say_nothing(fed: np.ndarray) -> None:
 
 def test_too_few_rows_to_judge_on_are_said() -> None:
     graph = graph_of(("batch", 24), lambda op, x: op.Gemm(x, low_rank(24, 32, rank=3)))
-    batches = tuple({"x": RANDOM.standard_normal((3, 24)).astype(np.float32)} for _ in range(12))
+    batches = tuple({"x": RNG.standard_normal((3, 24)).astype(np.float32)} for _ in range(12))
 
     result = factorize(graph, batches)
 
@@ -440,7 +440,7 @@ def test_too_few_rows_to_judge_on_are_said() -> None:
 def test_a_wide_head_is_decomposed_by_its_inputs() -> None:
     weight = low_rank(16, 3000, rank=4)
     graph = graph_of((64, 16), lambda op, x: op.MatMul(x, weight))
-    x = RANDOM.standard_normal((64, 16)).astype(np.float32)
+    x = RNG.standard_normal((64, 16)).astype(np.float32)
     expected = run(graph, x)
 
     assert factorize(graph, ({"x": x},), energy=1 - 1e-6).counts == {"factorize": 1}
@@ -454,7 +454,7 @@ def test_a_value_that_two_layers_read_along_different_axes_has_a_moment_for_each
         return op.Add(by_row, op.Conv(x, low_rank(20, 20, 1, 1, rank=2)))
 
     graph = graph_of((2, 20, 6, 24), both)
-    x = RANDOM.standard_normal((2, 20, 6, 24)).astype(np.float32)
+    x = RNG.standard_normal((2, 20, 6, 24)).astype(np.float32)
     expected = run(graph, x)
 
     assert factorize(graph, ({"x": x},), rank=2).counts == {"factorize": 2}
@@ -508,7 +508,7 @@ def test_others_give_what_slow_layers_would_have_and_tables_give_for_size_alone(
     op.location = Location("fast")
     graph.outputs["y"] = op.MatMul(op.Relu(first), low_rank(64, 32, rank=8))
     before = summarize(graph).parameters
-    feeds = tuple({"ids": RANDOM.integers(0, 200, (16, 6))} for _ in range(4))
+    feeds = tuple({"ids": RNG.integers(0, 200, (16, 6))} for _ in range(4))
 
     def profile(graphs: Sequence[Graph], *, wholes: bool) -> list[Profile]:
         assert not wholes

@@ -11,11 +11,11 @@ from planish.ir.graph import Graph, Location, Value
 from planish.ir.text import parse_graph, print_graph
 from planish.ir.types import DType, TensorType
 
-RANDOM = np.random.default_rng(0)
+RNG = np.random.default_rng(0)
 
 
 def array(*shape: int) -> np.ndarray:
-    return RANDOM.standard_normal(shape).astype(np.float32)
+    return RNG.standard_normal(shape).astype(np.float32)
 
 
 class Words:

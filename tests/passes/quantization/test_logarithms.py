@@ -9,11 +9,11 @@ from planish.passes.base import PassContext
 from planish.passes.quantization.quantize import Quantize
 from planish.targets.load import load_target
 
-GENERATOR = np.random.default_rng(0)
+RNG = np.random.default_rng(0)
 
 
 def array(*shape: int) -> np.ndarray:
-    return GENERATOR.standard_normal(shape).astype(np.float32)
+    return RNG.standard_normal(shape).astype(np.float32)
 
 
 def test_a_spectrum_stays_in_float_and_what_reads_its_logarithm_does_not():

@@ -26,11 +26,11 @@ from planish.targets.load import load_target
 
 TARGET = load_target("x86-64-avx512-vnni")
 HERE = without_saturation(TARGET)
-GENERATOR = np.random.default_rng(0)
+RNG = np.random.default_rng(0)
 
 
 def array(*shape: int) -> np.ndarray:
-    return (GENERATOR.standard_normal(shape) * 0.3).astype(np.float32)
+    return (RNG.standard_normal(shape) * 0.3).astype(np.float32)
 
 
 def convolutions() -> Graph:
@@ -61,7 +61,7 @@ CASES = {"convolutions": (convolutions, (2, 3, 16, 16)), "projections": (project
 def quantized(name: str, target=TARGET, **options):
     make, shape = CASES[name]
     source = make()
-    feeds = [{"x": GENERATOR.standard_normal(shape).astype(np.float32)} for _ in range(4)]
+    feeds = [{"x": RNG.standard_normal(shape).astype(np.float32)} for _ in range(4)]
     graph = source.clone()
     result = Quantize(**options).apply(graph, PassContext(target, source, feeds))
     verify(graph)
@@ -191,7 +191,7 @@ def test_a_swish_between_integers_is_one_kernel(tmp_path):
     x = graph.add_input("x", TensorType(DType.float32, ("batch", 3, 16, 16)))
     image = op.Swish(op.Conv(x, array(16, 3, 3, 3), array(16)))
     graph.outputs["y"] = op.Conv(image, array(8, 16, 1, 1), array(8))
-    feeds = [{"x": GENERATOR.standard_normal((2, 3, 16, 16)).astype(np.float32)} for _ in range(4)]
+    feeds = [{"x": RNG.standard_normal((2, 3, 16, 16)).astype(np.float32)} for _ in range(4)]
     source = graph.clone()
     Quantize().run(graph, PassContext(TARGET, source, feeds))
     operators = optimized_operators(legalized(graph, TARGET, "onnxruntime"), tmp_path)
@@ -214,7 +214,7 @@ def test_what_one_sample_stretches_stays_in_float(odd: int, in_float: list[str])
     gains = np.ones((32, 1, 1, 1), np.float32)
     gains[:odd] = 300
     feeds = [
-        {"x": GENERATOR.standard_normal((8, 3, 16, 16)).astype(np.float32), "gain": gains[start : start + 8]}
+        {"x": RNG.standard_normal((8, 3, 16, 16)).astype(np.float32), "gain": gains[start : start + 8]}
         for start in range(0, 32, 8)
     ]
     found = Quantize().run(graph, PassContext(TARGET, graph.clone(), feeds))
@@ -234,7 +234,7 @@ def test_a_channel_that_one_sample_lights_up_is_not_evened_out() -> None:
     inner = op.Sigmoid(op.Conv(image, array(16, 16, 3, 3), array(16)))
     op.location = Location("tail")
     graph.outputs["y"] = op.Conv(inner, array(16, 16, 3, 3), array(16))
-    images = np.abs(GENERATOR.standard_normal((4, 8, 3, 16, 16))).astype(np.float32)
+    images = np.abs(RNG.standard_normal((4, 8, 3, 16, 16))).astype(np.float32)
     images[0, 0, 2] *= 300
     found = Quantize().run(graph, PassContext(TARGET, graph.clone(), [{"x": batch} for batch in images]))
     assert [line.split(":")[0] for line in found.misses if "few samples" in line] == ["stem", "head"]
@@ -247,7 +247,7 @@ def test_classes_that_rounding_mixes_up_are_told(apart: float, is_told: bool) ->
     x = graph.add_input("x", TensorType(DType.float32, ("batch", 64)))
     graph.outputs["logits"] = Builder(graph).Gemm(x, 1 + apart * np.eye(16, 64, dtype=np.float32), transB=1)
     far = 5 * np.eye(16, 64)  # each row has a class of its own
-    feeds = [{"x": (GENERATOR.standard_normal((16, 64)) * 0.1 + far).astype(np.float32)} for _ in range(8)]
+    feeds = [{"x": (RNG.standard_normal((16, 64)) * 0.1 + far).astype(np.float32)} for _ in range(8)]
     notes = Quantize().run(graph, PassContext(TARGET, graph.clone(), feeds)).notes
     assert any("quantize-mixed" in note for note in notes) is is_told
 
@@ -273,7 +273,7 @@ def test_a_target_without_integer_kernels_keeps_the_graph():
 
 def test_rows_on_grids_of_their_own_stay_closer_to_float_and_run_in_onnx_runtime(tmp_path):
     source = projections()
-    feeds = [{"x": (GENERATOR.standard_normal((2, 5, 64)) * [[[9], [1], [0.1], [1], [3]]]).astype(np.float32)}]
+    feeds = [{"x": (RNG.standard_normal((2, 5, 64)) * [[[9], [1], [0.1], [1], [3]]]).astype(np.float32)}]
     moves = {}
     for per_row in (False, True):
         graph = source.clone()
@@ -312,7 +312,7 @@ def test_layers_that_follow_each_other_at_once(scheme):
 @pytest.mark.parametrize("scheme", ["int8", "int8-dynamic"])
 def test_a_model_that_integers_make_slower_stays_in_float_and_says_so(scheme: str) -> None:
     source = projections()
-    feeds = [{"x": GENERATOR.standard_normal((2, 5, 64)).astype(np.float32)}]
+    feeds = [{"x": RNG.standard_normal((2, 5, 64)).astype(np.float32)}]
 
     def profile(graphs: Sequence[Graph], *, by_layer: bool, settled: Callable[[np.ndarray], bool]) -> list[Profile]:
         assert not by_layer
@@ -335,7 +335,7 @@ def test_a_model_that_integers_make_slower_stays_in_float_and_says_so(scheme: st
 @pytest.mark.parametrize(("smooth", "times"), [(False, 1), (True, 2)])
 def test_what_differs_from_the_sketch_that_was_timed_is_timed_too(smooth: bool, times: int) -> None:
     source = projections()
-    x = GENERATOR.standard_normal((16, 5, 64)).astype(np.float32)
+    x = RNG.standard_normal((16, 5, 64)).astype(np.float32)
     x[..., 3] *= 50  # which smoothing divides
     timed: list[Sequence[Graph]] = []
 

@@ -14,17 +14,17 @@ from planish.passes.quantization.quantize import Quantize
 from planish.passes.quantization.reconstruct import _Sums
 from planish.targets.load import load_target
 
-GENERATOR = np.random.default_rng(0)
+RNG = np.random.default_rng(0)
 TARGET = load_target("x86-64-avx512-vnni")
 
 
 def array(*shape: int) -> np.ndarray:
-    return (GENERATOR.standard_normal(shape) * 0.3).astype(np.float32)
+    return (RNG.standard_normal(shape) * 0.3).astype(np.float32)
 
 
 def pages(count: int, channels: int = 16) -> np.ndarray:
     """Images that have the same values, one for each channel, at nine pixels of ten."""
-    background, text = array(1, channels, 1, 1), GENERATOR.random((count, 1, 16, 16)) < 0.1
+    background, text = array(1, channels, 1, 1), RNG.random((count, 1, 16, 16)) < 0.1
     return np.where(text, 3 * array(count, channels, 16, 16), background)
 
 

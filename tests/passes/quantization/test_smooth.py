@@ -15,13 +15,13 @@ from planish.passes.quantization.quantize import Quantize
 from planish.passes.quantization.smooth import Smoothing
 from planish.targets.load import load_target
 
-GENERATOR = np.random.default_rng(0)
+RNG = np.random.default_rng(0)
 WIDE = np.where(np.arange(32) == 5, 40, 1).astype(np.float32)
 OPERATORS = frozenset({"MatMul", "Gemm"})
 
 
 def array(*shape: int) -> np.ndarray:
-    return GENERATOR.standard_normal(shape).astype(np.float32)
+    return RNG.standard_normal(shape).astype(np.float32)
 
 
 def normalized(*, residual: bool) -> Graph:

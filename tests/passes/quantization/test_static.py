@@ -12,11 +12,11 @@ from planish.passes.probes import run_graph
 from planish.passes.quantization.quantize import Quantize
 from planish.targets.load import load_target
 
-GENERATOR = np.random.default_rng(0)
+RNG = np.random.default_rng(0)
 
 
 def array(*shape: int) -> np.ndarray:
-    return (GENERATOR.standard_normal(shape) * 0.3).astype(np.float32)
+    return (RNG.standard_normal(shape) * 0.3).astype(np.float32)
 
 
 def quantized(source: Graph, feeds: list, **options) -> Graph:
@@ -67,7 +67,7 @@ def test_a_large_embedding_is_stored_in_int8_and_a_small_one_is_not():
     rows = source.add_input("rows", TensorType(DType.int64, ("batch", "sequence")))
     large, small = array(1024, 64), array(4, 64)
     source.outputs["y"] = op.Add(op.Gather(large, rows), op.Gather(small, op.Mod(rows, 4)))
-    feeds = [{"rows": GENERATOR.integers(0, 1024, (2, 7))}]
+    feeds = [{"rows": RNG.integers(0, 1024, (2, 7))}]
     graph = quantized(source, feeds, scheme="int8-dynamic")
     tables = {constant.shape: constant.dtype for constant in graph.constants.values() if constant.type.rank == 2}
     assert tables == {(1024, 64): DType.int8, (4, 64): DType.float32}

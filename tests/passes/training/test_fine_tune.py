@@ -18,9 +18,9 @@ from planish.passes.probes import run_graph
 from planish.passes.training.fine_tune import FineTuning
 from planish.targets.load import load_target
 
-RANDOM = np.random.default_rng(0)
-DATA: list[Feeds] = [{"x": RANDOM.standard_normal((16, 6), np.float32)} for _ in range(20)]
-TRUTH = RANDOM.standard_normal((6, 3), np.float32)
+RNG = np.random.default_rng(0)
+DATA: list[Feeds] = [{"x": RNG.standard_normal((16, 6), np.float32)} for _ in range(20)]
+TRUTH = RNG.standard_normal((6, 3), np.float32)
 SCORES = [feeds["x"] @ TRUTH for feeds in DATA]
 CLASSES = [scores.argmax(-1) for scores in SCORES]
 
@@ -84,8 +84,8 @@ def test_images_have_their_classes_along_the_second_axis() -> None:
     graph = Graph()
     op = Builder(graph)
     x = graph.add_input("x", TensorType(DType.float32, ("batch", 2, 4, 4)))
-    graph.outputs["y"] = op.Conv(x, RANDOM.standard_normal((3, 2, 1, 1), np.float32))
-    data = [{"x": RANDOM.standard_normal((8, 2, 4, 4), np.float32)} for _ in range(10)]
+    graph.outputs["y"] = op.Conv(x, RNG.standard_normal((3, 2, 1, 1), np.float32))
+    data = [{"x": RNG.standard_normal((8, 2, 4, 4), np.float32)} for _ in range(10)]
     labels = [(feeds["x"][:, 0] > 0).astype(int) for feeds in data]
 
     result = tuned(graph, labels, data=data, epochs=20, lr=2e-2)
