@@ -175,11 +175,15 @@ class Workshop:
 
     def make(self, steps: Sequence[str]) -> Made:
         """What a pipeline makes of the model, with what that loses."""
+        refused = self._place(steps) / "refused.txt"
         try:
+            if refused.exists():
+                raise PlanishError(refused.read_text())
             graph, seconds = self._graph(steps)
         except PlanishError as error:
+            refused.write_text(" ".join(str(error).split()))
             LOG.print(f"{steps}: {error}", markup=False)
-            return Made(steps, failure=str(error).splitlines()[0])
+            return Made(steps, failure=refused.read_text())
         file = self._place(steps) / "losses.npy"
         if not file.exists():
             np.save(file, self._losses(graph))
@@ -188,9 +192,10 @@ class Workshop:
         return made
 
     def has(self, steps: Sequence[str]) -> bool:
-        """Whether a pipeline has been run, and what it made was judged."""
-        graphs = (self._place(steps[:count]) / "graph.planish" for count in range(len(steps) + 1))
-        return all(graph.exists() for graph in graphs) and (self._place(steps) / "losses.npy").exists()
+        """Whether a pipeline has been run, and what it made was judged; or it was refused."""
+        before = (self._place(steps[:count]) / "graph.planish" for count in range(len(steps)))
+        ends = (self._place(steps) / name for name in ("losses.npy", "refused.txt"))
+        return all(graph.exists() for graph in before) and any(end.exists() for end in ends)
 
     def time(self, every: Sequence[Made]) -> list[Row]:
         """Time all that could be made, in turn."""

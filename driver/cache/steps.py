@@ -29,8 +29,10 @@ from ..results import PassRow, plain, read_row
 from .store import Store
 
 _KIND = "steps"
-_WORTH = 0.5
-"""Seconds of work that are worth keeping."""
+_WORTH = 0.1
+"""The least seconds of work that are worth keeping."""
+_SHARE = 5
+"""The least work that is worth keeping, in multiples of what keeping took the last time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,7 @@ class KeptSteps(Instrument):
         self._digests: dict[int, tuple[weakref.ref[np.ndarray], str]] = {}
         self._reference: dict[str, Any] | None = None  # the graph after the last lossy step, as `_kept` has it
         self._worked_since = time.monotonic()
+        self._worth = _WORTH
         merging = (place for place, it in enumerate(passes) if any(map(_is_merging, flattened([it]))))
         # the steps before a merge of adapters, whose effect is measured together with the steps behind it
         self._unmeasured = next(merging, len(passes))
@@ -145,12 +148,13 @@ class KeptSteps(Instrument):
 
     def reached(self, number: int, graph: Graph) -> None:
         is_lossy = any(step.effect is Effect.LOSSY for step in flattened([self._passes[number - 1]]))
-        is_worth_it = time.monotonic() - self._worked_since > _WORTH or number >= len(self._passes) - 1
+        is_worth_it = time.monotonic() - self._worked_since > self._worth or number >= len(self._passes) - 1
         if is_lossy or is_worth_it:
             with self._if_possible():
                 self._keep(number, graph, is_lossy=is_lossy, is_worth_it=is_worth_it)
 
     def _keep(self, number: int, graph: Graph, *, is_lossy: bool, is_worth_it: bool) -> None:
+        start = time.monotonic()
         kept = self._kept(graph)
         if is_lossy:
             self._reference = kept
@@ -160,6 +164,7 @@ class KeptSteps(Instrument):
             record = {"graph": kept, "reference": self._reference, "rows": rows, "history": history}
             self._store.write(_KIND, self._keys[number - 1], record)
             self._worked_since = time.monotonic()
+            self._worth = max(_WORTH, _SHARE * (self._worked_since - start))
 
     def _kept(self, graph: Graph) -> dict[str, Any]:
         text = self._store.put([print_graph(graph).encode()])

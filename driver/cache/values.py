@@ -21,7 +21,7 @@ from ...passes.instrument import Instrument
 from ...passes.manager import other_packages
 from .keys import key
 
-_WORTH = 0.25
+_WORTH = 0.02
 """Seconds of work that are worth keeping."""
 _MOST_BYTES = 100e6
 """The most bytes that are kept for each second of that work."""

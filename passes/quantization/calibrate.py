@@ -16,7 +16,7 @@ from .observers import Observer
 if TYPE_CHECKING:
     from torch import Tensor
 
-_STRETCHED = 4.0
+_STRETCHED = 8.0
 """How many times the median sample's reach a range must extend to, to count as stretched by a few samples."""
 
 _LOST = 0.005

@@ -14,7 +14,7 @@ from ...ir.files import writing
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
 
-SECONDS = 1.0
+SECONDS = 0.2
 """The least time from one checkpoint to the next."""
 _SHARE = 20
 """The least time from one checkpoint to the next, in multiples of what writing one takes."""
