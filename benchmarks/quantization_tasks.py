@@ -4,7 +4,7 @@ import gc
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -69,10 +69,12 @@ def planish(pipeline: str, backend: str = "onnxruntime") -> Method:
         from planish.backends.artifact import load, write_artifact
         from planish.targets.load import load_target
 
+        target = replace(load_target("native"), threads=THREADS)
         pipelines = f"cleanup,fuse,{pipeline}" if pipeline else "cleanup,fuse"
-        graph = planish.optimize(work.subject.graph, pipelines, data=work.batches, seed=work.seed).graph
+        asked = {"data": work.batches, "seed": work.seed, "target": target, "backend": backend}
+        graph = planish.optimize(work.subject.graph, pipelines, **asked).graph
         artifact = work.folder / "artifact"
-        write_artifact(artifact, graph, find_backend(backend), load_target("native"))
+        write_artifact(artifact, graph, find_backend(backend), target)
         executable = load(artifact, threads=THREADS)
         return lambda feeds: executable(*feeds.values())
 

@@ -25,6 +25,10 @@ class Selection:
         """The selection, narrowed by these globs, too."""
         return replace(self, rows=(*self.rows, (tuple(only), tuple(skip))))
 
+    def without(self, outputs: Iterable[str]) -> Self:
+        """The selection without the nodes that have some outputs, given by name."""
+        return replace(self, barred=self.barred.union(outputs))
+
     def __contains__(self, node: Node) -> bool:
         if self.barred and any(output.name in self.barred for output in node.outputs):
             return False

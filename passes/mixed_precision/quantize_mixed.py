@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from annotated_types import Ge, Gt, Le
 
 from ...ir.errors import UsageError
-from ...ir.graph import Graph, Value
+from ...ir.graph import Graph
 from ...targets import Int8
 from ..base import Effect, Feeds, Pass, PassContext, PassResult, Profile, Profiler
 from ..debug_counter import DebugCounter
@@ -18,15 +18,12 @@ from ..profit import named
 from ..quantization.calibrate import first_batches, first_batches_of
 from ..quantization.image_means import pool_image_means
 from ..quantization.quantize import Quantize, static_layers
+from ..quantization.rounding import Losses, Rounding, name_of
+from ..quantization.times import Times, element_counts
 from ..selection import Selection
 from ..units import show_seconds
-from .rounding import Losses, Rounding, name_of
 from .search import Choice, Search
 from .sensitivity import Sensitivities, estimate, find_sensitivities
-from .times import Times
-
-if TYPE_CHECKING:  # listing the passes must not import torch
-    from torch import Tensor
 
 _RANKED_ON = 32
 """Samples that layers are ranked on."""
@@ -119,7 +116,7 @@ class _Mixing:
         whole, full = everything.graph, everything.verdict
         rounding, batches = self._rounding()
         in_float, in_int8 = profile([self._source, whole])
-        times = Times.of(rounding, self._sizes(rounding.graph), in_float, in_int8)
+        times = Times.of(rounding, element_counts(rounding.graph, self._fit[0]), in_float, in_int8)
         sensitivities = self._sensitivities(rounding, batches)
         search = Search(
             times,
@@ -186,9 +183,8 @@ class _Mixing:
                 node.location = self._places.get(node.location.module, node.location)
             counter.count += draft.rewrites
             return draft.counts
-        selection = self._context.selection
-        barred = replace(selection, barred=selection.barred | (self._everything - chosen))
-        return self._quantize.run(graph, replace(self._context, calibration=self._fit, selection=barred)).counts
+        selection = self._context.selection.without(self._everything - chosen)
+        return self._quantize.run(graph, replace(self._context, calibration=self._fit, selection=selection)).counts
 
     def _rounding(self) -> tuple[Rounding, Sequence[Feeds]]:
         """The prepared graph before its rounding, and the batches that layers are ranked on."""
@@ -199,9 +195,7 @@ class _Mixing:
         layers = static_layers(graph, self._operators, context).layers
         context = replace(context, calibration=batches)
         prepared = quantize.prepare(graph, layers, self._int8, self._operators, context)
-        grids = {value.name: prepared.grids[prepared.plan.root(value)] for value in prepared.plan.reads}
-        named = {name_of(layer.node): layer for layer in prepared.layers}
-        return Rounding(graph, named, self._operators, self._int8, grids), batches
+        return prepared.rounding(graph, self._operators, self._int8), batches
 
     def _sensitivities(self, rounding: Rounding, batches: Sequence[Feeds]) -> Sensitivities:
         near = Judge(rounding.graph, batches)
@@ -223,17 +217,6 @@ class _Mixing:
         graphs = [self._source, self._draft(self._everything).graph, self._draft(chosen).graph]
         measured = profile(graphs[: 2 if chosen == self._everything else 3], by_layer=False)
         return [*measured[:2], measured[-1]]
-
-    def _sizes(self, graph: Graph) -> dict[Value, int]:
-        from ...ir.interpreter import Interpreter
-
-        sizes: dict[Value, int] = {}
-
-        def observe(value: Value, tensor: "Tensor") -> None:
-            sizes[value] = tensor.numel()
-
-        Interpreter(graph).run(self._fit[0], observe)
-        return sizes
 
     # -- telling
 

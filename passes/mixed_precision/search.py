@@ -7,10 +7,10 @@ import numpy as np
 
 from ..base import PassContext
 from ..judge import Verdict
+from ..quantization.allocation import allocate
+from ..quantization.rounding import Losses
+from ..quantization.times import Times
 from ..units import show_seconds
-from .allocation import allocate
-from .rounding import Losses
-from .times import Times
 
 _NEAR = 1.1
 """The ratio of two budgets between which no better choice is looked for."""

@@ -20,7 +20,7 @@ from ..base import Feeds, PassContext
 from ..gradients import DRAWS, Gradients
 from ..measures import LossKind
 from ..quantization.plan import make_plan
-from .rounding import Losses, Rounding, name_of
+from ..quantization.rounding import Losses, Rounding, name_of
 
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor

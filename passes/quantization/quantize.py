@@ -12,7 +12,7 @@ from ...ir.graph import Constant, Graph, Value
 from ...ir.quantization import IntegerWeight, QuantParams
 from ...ir.types import DType
 from ...targets import Int8
-from ..base import Effect, Feeds, Pass, PassContext, PassResult
+from ..base import Effect, Feeds, Pass, PassContext, PassResult, Profiler
 from ..debug_counter import DebugCounter
 from ..judge import Reference
 from ..probes import make_probes
@@ -31,12 +31,14 @@ from .logarithms import before_logarithms
 from .losses import last_batches, losses
 from .observed import Observed, unstretched
 from .observers import OBSERVERS, MinMaxObserver
-from .plan import Plan, make_plan
+from .plan import make_plan
+from .prepared import Prepared
 from .reconstruct import RECONSTRUCTED_ON, reconstruct
 from .recurrent import quantize_recurrent
 from .round_weights import check_block
+from .rounding import Rounding, name_of
+from .slow_layers import slow_layers
 from .smooth import Smoothed, Smoothing
-from .static import StaticQuantizer
 from .sweep import Moments
 from .weights import quantize_weights
 
@@ -51,7 +53,8 @@ _REFINEMENTS = ("smooth", "equalize", "gptq", "correct_biases", "reconstruct")
 class Quantize(Pass):
     """Compute Conv, Gemm and MatMul in 8-bit integers, or with weights of few bits, where the target gains by that.
 
-    A layer whose activations a few samples of the calibration data stretch beyond what 8 bits hold stays in float.
+    A layer whose activations a few samples of the calibration data stretch beyond what 8 bits hold stays in float, and
+    so do, in `int8`, layers without which the model is measured to be faster on the backend that it is built for.
     Large embedding tables are stored in integers as well: one that a head multiplies by, too, once for both, others in
     int8, as are the weights of recurrent layers. The mean over an image becomes GlobalAveragePool where that has an
     integer kernel (Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
@@ -86,8 +89,9 @@ class Quantize(Pass):
         samples: the number of calibration samples that are used.
         weight_bits: the bits of weights in `int8` and `int8-dynamic`, fewer where the target's kernels saturate. 4 or
             fewer take up half the bytes of 8 in the model's file, and all of them at run time, at the speed of 8.
-        if_slower: what becomes of a model that `int8` or `int8-dynamic` makes slower on the backend that it is built
-            for, as timed in turn with the model before: `revert` leaves it in float, `keep` takes it for its size.
+        if_slower: what becomes of what `int8` or `int8-dynamic` makes slower on the backend that the model is built
+            for, as timed in turn: `revert` leaves the model in float, or in `int8` the layers without which it is
+            faster; `keep` takes all in integers, for their size.
     """
 
     name: ClassVar[str] = "quantize"
@@ -138,25 +142,52 @@ class Quantize(Pass):
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         if self.scheme in _WEIGHT_BITS:
             return self._run_on_weights(graph, context)
-        if context.profile is None or not context.profile_decides or self.if_slower == "keep":
+        profile = context.profile
+        if profile is None or not context.profile_decides or self.if_slower == "keep":
             return self._run_in_integers(graph, context)
+        left = self._left_in_float(graph, context, profile)
+        context = replace(context, selection=context.selection.without(left))
         before, sketch = graph.clone(), graph.clone()
         drawn = self._draw(sketch, context)
-        reason = slower(context.profile, before, sketch) if drawn.changed else ""
+        reason = slower(profile, before, sketch) if drawn.changed else ""
         found = PassResult() if reason else self._run_in_integers(graph, context)
         if found.changed and not _is_as_fast(found, drawn):
-            reason = slower(context.profile, before, graph)
+            reason = slower(profile, before, graph)
         if not reason:
-            return found
+            return replace(found, misses=[*left.values(), *found.misses])
         graph.become(before)
         return PassResult(misses=[f"{reason}; if_slower=keep (--if-slower keep) quantizes it anyway, for its size"])
 
+    def _left_in_float(self, graph: Graph, context: PassContext, profile: Profiler) -> Mapping[str, str]:
+        """A sentence for each layer without which the model is faster, by the name of the layer's output."""
+        int8 = context.target.int8
+        if self.scheme != "int8" or int8 is None:
+            return {}
+        operators = int8.profitable_operators(static=True)
+
+        def prepare(copy: Graph, surroundings: PassContext) -> Rounding:
+            if "GlobalAveragePool" in operators:
+                pool_image_means(copy)
+            layers = static_layers(copy, operators, surroundings).layers
+            return self._quick.prepare(copy, layers, int8, operators, surroundings).rounding(copy, operators, int8)
+
+        left = slow_layers(graph, context, profile, prepare)
+        return {
+            name_of(node): f"{node.location}: {node.operator} stays in float: with it in int8, the model takes longer"
+            for node in graph.nodes
+            if name_of(node) in left
+        }
+
+    @property
+    def _quick(self) -> "Quantize":
+        """The same pass for graphs that are only timed: without what lowers errors."""
+        return replace(self, observer="minmax", required=False, **dict.fromkeys(_REFINEMENTS, False))
+
     def _draw(self, graph: Graph, context: PassContext) -> PassResult:
         """Quantize a graph that is only timed: with the ranges of a few samples, and without what lowers errors."""
-        quick = replace(self, observer="minmax", required=False, **dict.fromkeys(_REFINEMENTS, False))
         few = make_probes(graph, context.calibration, count=1) if context.calibration else ()
         surroundings = replace(context, calibration=few, labels=(), labelled=None, counter=DebugCounter())
-        return quick._run_in_integers(graph, surroundings)
+        return self._quick._run_in_integers(graph, surroundings)
 
     def _run_in_integers(self, graph: Graph, context: PassContext) -> PassResult:
         int8 = context.target.int8
@@ -234,7 +265,7 @@ class Quantize(Pass):
 
     def prepare(
         self, graph: Graph, layers: Sequence[Layer], int8: Int8, profitable: frozenset[str], context: PassContext
-    ) -> "Prepared":
+    ) -> Prepared:
         """Do what comes before rounding: transform the graph equivalently, and choose each value's grid."""
         plan = make_plan(graph, layers, profitable)
         if not plan.reads:
@@ -323,33 +354,6 @@ class Quantize(Pass):
         if not self._compensates or not context.calibration:
             return {}, []
         return compensate(graph, layers, bits, self._compensated_on(context), context, first)
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """What static quantization of a graph is about to do.
-
-    Attributes:
-        layers: the layers that compute in integers.
-        plan: what is quantized where.
-        grids: the grid of each of the plan's values that has one of its own.
-        rounded: the weights that are in integers already, with a scale for each channel.
-        counts: how many groups were equalized and activations smoothed to get there.
-        misses: a sentence for each layer that stays in float, or whose weight will be rounded plainly.
-        observed: what a run of the graph before rounding has told; None where nothing will be quantized.
-    """
-
-    layers: Sequence[Layer]
-    plan: Plan
-    grids: Mapping[Value, QuantParams]
-    rounded: Mapping[WeightKey, IntegerWeight]
-    counts: Mapping[str, int]
-    misses: Sequence[str]
-    observed: Observed | None
-
-    def quantizer(self, graph: Graph, int8: Int8, per_channel: bool) -> StaticQuantizer:
-        """The quantizer that rewrites the graph."""
-        return StaticQuantizer(graph, self.plan, self.grids, int8.weight_bits, per_channel, self.rounded)
 
 
 def _is_as_fast(found: PassResult, drawn: PassResult) -> bool:

@@ -368,7 +368,10 @@ def test_a_killed_build_is_taken_up_where_it_was(folder: Path, store: Store) -> 
     )
     passes = folder / "passes_of_mine.py"
     passes.write_text(passes.read_text().replace("number: int = 2", f"number: int = {int(signal.SIGKILL)}"))
-    program = "from planish.driver.cache import steps\nsteps._WORTH, steps._SHARE = -1.0, 0\nfrom planish.driver.cli import main\nmain()"
+    program = (
+        "from planish.driver.cache import steps\nsteps._WORTH, steps._SHARE = -1.0, 0\n"
+        "from planish.driver.cli import main\nmain()"
+    )
     command = [sys.executable, "-c", program, "build", "recipe.yaml"]
     assert subprocess.run(command, cwd=folder, check=False).returncode == -signal.SIGKILL
     recipe.write_text(recipe.read_text().replace('"passes_of_mine:Signal", ', ""))

@@ -12,12 +12,12 @@ from planish.ir.quantization import QuantParams
 from planish.ir.types import DType, TensorType
 from planish.passes.base import Profile
 from planish.passes.judge import Judge
-from planish.passes.mixed_precision.allocation import allocate
 from planish.passes.mixed_precision.quantize_mixed import MixedQuantization, _Mixing
-from planish.passes.mixed_precision.rounding import Losses, Rounding, name_of
 from planish.passes.mixed_precision.sensitivity import estimate, find_sensitivities
-from planish.passes.mixed_precision.times import Region, Times
+from planish.passes.quantization.allocation import allocate
 from planish.passes.quantization.quantize import static_layers
+from planish.passes.quantization.rounding import Losses, Rounding, name_of
+from planish.passes.quantization.times import Region, Times
 
 INT8 = TARGET.int8
 assert INT8 is not None

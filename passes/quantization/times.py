@@ -8,11 +8,15 @@ the layer before them. What a choice of layers adds are conversions at the ends 
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from ...ir.graph import Graph, Node, Use, Value
-from ..base import Profile
-from ..quantization.plan import Plan
+from ..base import Feeds, Profile
+from .plan import Plan
 from .rounding import Rounding, name_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,3 +139,16 @@ def _conversions(rounding: Rounding, plan: Plan, chosen: AbstractSet[str], sizes
         return rounding.graph.is_output(value) or not all(is_integer_use(plan, nodes, use) for use in uses)
 
     return sum(sizes.get(value, 0) for value, uses in plan.reads.items() if is_converted(value, uses))
+
+
+def element_counts(graph: Graph, feeds: Feeds) -> dict[Value, int]:
+    """The number of elements of each value, once the graph has run."""
+    from ...ir.interpreter import Interpreter  # listing the passes must not import torch
+
+    counts: dict[Value, int] = {}
+
+    def observe(value: Value, tensor: "Tensor") -> None:
+        counts[value] = tensor.numel()
+
+    Interpreter(graph).run(feeds, observe)
+    return counts

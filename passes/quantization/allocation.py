@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from ...ir.graph import Use, Value
-from ..quantization.plan import Plan, result
+from .plan import Plan, result
 from .rounding import Losses, Rounding, name_of
 from .times import Times, is_integer_use
 

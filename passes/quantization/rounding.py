@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from ...ir.graph import Graph, Node
 from ...ir.quantization import QuantParams
 from ...targets import Int8
-from ..quantization.layers import Layer
-from ..quantization.plan import Plan, make_plan
-from ..quantization.static import StaticQuantizer
+from .layers import Layer
+from .plan import Plan, make_plan
+from .static import StaticQuantizer
 
 
 def name_of(node: Node) -> str:
