@@ -12,17 +12,20 @@ from ...ir.graph import Graph
 from ..base import PassContext, Profiler
 from ..debug_counter import DebugCounter
 from ..probes import make_probes
-from ..profit import named, slower
+from ..profit import named
 from ..selection import Selection
 from .allocation import allocate
 from .rounding import Losses, Rounding
 from .times import Times, element_counts
 
 _SMALL = 200e-6
-"""The seconds below which a model isn't worth timing layer by layer: it counts as faster from 50 us on."""
+"""The seconds below which a model isn't worth timing layer by layer."""
 
 _WORTH = 0.97
 """The share of the time with all layers in int8 that a mix must be predicted to take at most, to be timed."""
+
+_NOISE = 1.02
+"""How many times as long all layers in int8 must take as the mix; more proof isn't asked for, as less is rounded."""
 
 
 def slow_layers(
@@ -55,10 +58,10 @@ def slow_layers(
     profiles = [replace(one, rounds=whole.rounds) for one, whole in zip(by_layer, wholes, strict=True)]
     times = Times.of(rounding, element_counts(rounding.graph, few[0]), *profiles)
     chosen = allocate(times, Losses(dict.fromkeys(layers, 0.0), {}), 1.0)
-    is_worth_it = chosen and times.predict(chosen) < _WORTH * times.whole
-    if not is_worth_it or not slower(profile, rounding.quantized(chosen), graphs[1]):
+    if not chosen or times.predict(chosen) > _WORTH * times.whole:
         return frozenset()
-    return layers - chosen
+    mix, whole = profile([rounding.quantized(chosen), graphs[1]], by_layer=False)
+    return layers - chosen if np.median(whole.rounds / mix.rounds) > _NOISE else frozenset()
 
 
 def _is_small(rounds: np.ndarray) -> bool:
