@@ -101,7 +101,8 @@ class _Mixing:
         self._fit, held_out, labelled = divided(context, enough)
         self._is_metric = labelled is not None
         self._unselected = {value.name for node in graph.nodes if not context.selects(node) for value in node.outputs}
-        pooled = _pooled(graph, self._operators)
+        pooled = graph.clone()
+        pool_image_means(pooled, self._operators)
         self._places = {name_of(node): node.location for node in pooled.nodes}
         self._source = named(pooled)
         selected = static_layers(pooled, self._operators, self._scratch(self._unselected))
@@ -260,14 +261,6 @@ class _Draft:
     verdict: Verdict
     counts: Mapping[str, int]
     rewrites: int
-
-
-def _pooled(graph: Graph, operators: frozenset[str]) -> Graph:
-    """A copy of a graph, with image means as GlobalAveragePool where that has an integer kernel."""
-    copy = graph.clone()
-    if "GlobalAveragePool" in operators:
-        pool_image_means(copy)
-    return copy
 
 
 def _interval(count: int, rows: int) -> tuple[float, float]:

@@ -20,6 +20,6 @@ def _pool(op: Builder, match: Match) -> Value:
 _MEAN_TO_POOL = RewriteRule("mean-to-pool", lambda op, x, axes: op.ReduceMean(x, axes), _pool, _is_over_image)
 
 
-def pool_image_means(graph: Graph) -> int:
-    """Rewrite means over images as pooling; return how many there were."""
-    return sum(apply_rules(graph, [_MEAN_TO_POOL]).counts.values())
+def pool_image_means(graph: Graph, operators: frozenset[str]) -> int:
+    """Rewrite means over images as pooling if that is among the operators with an integer kernel; return how many."""
+    return sum(apply_rules(graph, [_MEAN_TO_POOL]).counts.values()) if "GlobalAveragePool" in operators else 0

@@ -166,8 +166,7 @@ class Quantize(Pass):
         operators = int8.profitable_operators(static=True)
 
         def prepare(copy: Graph, surroundings: PassContext) -> Rounding:
-            if "GlobalAveragePool" in operators:
-                pool_image_means(copy)
+            pool_image_means(copy, operators)
             layers = static_layers(copy, operators, surroundings).layers
             return self._quick.prepare(copy, layers, int8, operators, surroundings).rounding(copy, operators, int8)
 
@@ -196,7 +195,7 @@ class Quantize(Pass):
         int8 = replace(int8, weight_bits=min(self.weight_bits, int8.weight_bits))
         static = self.scheme == "int8"
         profitable = int8.profitable_operators(static=static)
-        counts = {"means": pool_image_means(graph)} if "GlobalAveragePool" in profitable else {}
+        counts = {"means": pool_image_means(graph, profitable)}
         selection = static_layers(graph, profitable, context) if static else select_layers(graph, profitable, context)
         counts["layers"] = len(selection.layers)
         tables: dict[Constant, Lookup] = {}
