@@ -18,6 +18,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 MEASUREMENTS = "measurements.json"
 REPORT = "report.html"
+TIMINGS = "timings.json"
 DRAFT = f".{MANIFEST}"
 MOST_THREADS = 1024
 """The most threads: a greater number is taken for a mistake."""
@@ -94,16 +95,23 @@ def write_manifest(directory: Path, manifest: Mapping[str, Any], key: bytes | No
     return written
 
 
-def write_measurements(directory: Path, measurements: Mapping[str, Any], report: str) -> None:
-    """Write what was measured on an artifact, and a report of it, beside its manifest.
+def write_measurements(directory: Path, measurements: Mapping[str, Any], others: Mapping[str, str]) -> None:
+    """Write what was measured on an artifact beside its manifest, and other files that depend on it.
+
+    Args:
+        directory: the artifact's folder.
+        measurements: what was measured.
+        others: the texts of the other files, by name: a report, and the times that passes went by.
 
     Raises:
         UsageError: the disk is full, or nothing may be written there.
     """
-    page = report.encode(errors="backslashreplace")
-    with writing(directory / REPORT):
-        (directory / REPORT).write_bytes(page)
-    files = {REPORT: {"size": len(page), "sha256": hashlib.sha256(page).hexdigest()}}
+    files: dict[str, dict[str, int | str]] = {}
+    for name, text in others.items():
+        data = text.encode(errors="backslashreplace")
+        with writing(directory / name):
+            (directory / name).write_bytes(data)
+        files[name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     content = {**measurements, "files": files}
     written = {**content, _DIGEST: hashlib.sha256(_canonical(content)).hexdigest()}
     with writing(directory / MEASUREMENTS):

@@ -1,5 +1,6 @@
 """The build: a recipe goes in; a checked, measured artifact comes out, or nothing at all."""
 
+import json
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..backends.artifact import amend_manifest, bundle_runtime, replaced
-from ..backends.manifest import check_key, read_manifest, write_measurements
+from ..backends.manifest import REPORT, TIMINGS, check_key, read_manifest, write_measurements
 from ..ir.drafts import workspace
 from ..ir.errors import BudgetError, UsageError
 from ..ir.files import RefusedFileError, open_regular, writing
@@ -24,6 +25,7 @@ from .recipe import Bounds, Budget, Recipe
 from .recipe_file import read_recipe
 from .reporter import SILENT, Reporter
 from .results import Artifact, plain
+from .timings import NO_EARLIER, Earlier
 from .user_code import isolated_imports
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ def build(
     *,
     key: bytes | None = None,
     fresh: bool = False,
+    times: Path | None = None,
 ) -> Artifact:
     """Build an artifact; an older one in its place is replaced once the new one is whole and within its budget.
 
@@ -48,6 +51,8 @@ def build(
         instruments: the instruments that watch the passes; where there are any, no pass is taken from the cache.
         key: the key that the artifact's manifest is signed with.
         fresh: whether everything is built and measured anew.
+        times: an artifact of the same inputs, by whose times passes and the choice of a backend go, so that they decide
+            as they did for it; nothing is taken from the cache then.
 
     Raises:
         UsageError: the recipe makes no sense, a disk is full, or nothing may be written where it should be.
@@ -66,12 +71,14 @@ def build(
         )
     if key is not None:
         check_key(key)
+    earlier = NO_EARLIER if times is None else Earlier.read(times)
     with ExitStack() as stack:
         stack.enter_context(isolated_imports(recipe.folder))
         draft = stack.enter_context(replaced(output))
         scratch = stack.enter_context(workspace())
-        cache = BuildCache(recipe, scratch, reporter, is_fresh=fresh or bool(instruments))
-        built = _unchanged(cache, reporter) or _built(recipe, reporter, instruments, cache, scratch)
+        is_fresh = fresh or bool(instruments) or times is not None
+        cache = BuildCache(recipe, scratch, reporter, is_fresh=is_fresh, keeps=times is None)
+        built = _unchanged(cache, reporter) or _built(recipe, reporter, instruments, cache, scratch, earlier)
         artifact = built.artifact
         reporter.built(artifact)
         _check_budget(recipe.budget, artifact)
@@ -87,7 +94,8 @@ def build(
         gate = [] if recipe.gate is None else _hold(draft, recipe, recipe.gate, reporter)
         measurements = {**plain(artifact.summary()), "gate": plain(gate)}
         report = page(page_data(read_manifest(draft), measurements, built.graphs))
-        write_measurements(draft, measurements, report)
+        told = {TIMINGS: json.dumps(built.told)} if built.told else {}
+        write_measurements(draft, measurements, {REPORT: report, **told})
     return artifact
 
 
@@ -127,14 +135,19 @@ def _unchanged(cache: BuildCache, reporter: Reporter) -> Built | None:
 
 
 def _built(
-    recipe: Recipe, reporter: Reporter, instruments: Sequence[Instrument], cache: BuildCache, scratch: Path
+    recipe: Recipe,
+    reporter: Reporter,
+    instruments: Sequence[Instrument],
+    cache: BuildCache,
+    scratch: Path,
+    earlier: Earlier,
 ) -> Built:
     """An artifact of what the recipe names now, or an earlier one of the same content."""
     from .job import prepare  # brings torch, which a build that was made before does without
     from .making import make
 
     with reading() as prepared:
-        job = prepare(recipe, reporter, instruments)
+        job = prepare(recipe, reporter, instruments, earlier)
     built = cache.find(job)
     if built is not None:
         reporter.passes(built.artifact.passes)

@@ -94,6 +94,10 @@ def build(
         typer.Option("--set", metavar="KEY=VALUE", help="change a value of the recipe, as in passes.2.ratio=0.4"),
     ] = None,
     fresh: Annotated[bool, typer.Option(help="build and measure anew what was built before")] = False,
+    times: Annotated[
+        Path | None,
+        typer.Option(metavar="ARTIFACT", help="an artifact by whose measured times passes decide again"),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="tell what would be done, and build nothing")] = False,
     sign: Annotated[
         Path | None, typer.Option(metavar="KEYFILE", help="sign the artifact with the bytes of this file")
@@ -135,6 +139,7 @@ def build(
         dump_dir=dump_dir,
         sign=sign,
         fresh=fresh,
+        times=times,
         as_json=as_json,
         all_passes=all_passes,
     )

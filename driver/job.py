@@ -34,6 +34,7 @@ from .model import read_model
 from .profiling import profiler, timing
 from .recipe import Recipe, Sources
 from .reporter import Reporter
+from .timings import NO_EARLIER, Earlier
 from .user_code import find_function
 
 
@@ -44,6 +45,7 @@ class Job:
     Attributes:
         is_trial: whether it is a trial of a search, which evaluates the metric of the built model alone, not between
             passes.
+        earlier: what an earlier build went by, so that this one makes the same.
     """
 
     recipe: Recipe
@@ -58,6 +60,7 @@ class Job:
     labels: Sequence[Any]
     labelled: Labelled | None
     is_trial: bool = False
+    earlier: Earlier = NO_EARLIER
 
     def context(self, sizes: Mapping[str, int], sample: Feeds | None = None) -> PassContext:
         """The context that passes run in; with a sample they can time graphs."""
@@ -120,7 +123,9 @@ class Job:
         return evaluate(self.metric, run, self.evaluation, resamples=resamples)
 
 
-def prepare(recipe: Recipe, reporter: Reporter, instruments: Sequence[Instrument] = ()) -> Job:
+def prepare(
+    recipe: Recipe, reporter: Reporter, instruments: Sequence[Instrument] = (), earlier: Earlier = NO_EARLIER
+) -> Job:
     """Read and check everything that a recipe names."""
     check_names(recipe)
     passes = recipe.pipeline()
@@ -147,7 +152,9 @@ def prepare(recipe: Recipe, reporter: Reporter, instruments: Sequence[Instrument
         reporter.warn(doubt)
     metric = metric if evaluation else None
     labels, held = labels_of(calibration), labelled(metric, calibration)
-    job = Job(recipe, reporter, instruments, passes, target, source, feeds, evaluation, metric, labels, held)
+    job = Job(
+        recipe, reporter, instruments, passes, target, source, feeds, evaluation, metric, labels, held, earlier=earlier
+    )
     if job.is_for_another_machine and recipe.budget.latency is not None:
         raise UsageError(f"a budget on the latency needs a machine that runs what is built for {target.name}")
     return job

@@ -28,6 +28,7 @@ from .provenance import digest, versions
 from .replay import replay
 from .reporter import PassReporter, presets_of_passes
 from .results import Artifact, Measured, PassRow
+from .timings import Timings
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class Ran:
     Attributes:
         graph: the graph that they have made.
         watch: the instrument that has noted what each pass did.
+        timings: the instrument that has noted what passes were told of times.
         untouched: the model that they were given.
         probes: the inputs that graphs are compared on.
         sample: the inputs that latency is measured on.
@@ -57,6 +59,7 @@ class Ran:
 
     graph: Graph
     watch: "_Watch"
+    timings: Timings
     untouched: Untouched
     probes: Sequence[Feeds]
     sample: Feeds
@@ -89,7 +92,8 @@ def make(job: Job, scratch: Path, cache: BuildCache, untouched: Untouched | None
         passes=ran.watch.rows,
         threads=job.target.threads,
     )
-    return Built(artifact, directory, _provenance(job, ran.graph, artifact), ran.watch.history.plain())
+    origin = _provenance(job, ran.graph, artifact)
+    return Built(artifact, directory, origin, ran.watch.history.plain(), ran.timings.told)
 
 
 def evaluated(job: Job, scratch: Path) -> Untouched:
@@ -107,8 +111,8 @@ def run_passes(job: Job, scratch: Path, cache: BuildCache, untouched: Untouched 
     inputs = untouched.model.executable.inputs
     probes = make_probes(job.source, job.calibration, job.recipe.seed, job.recipe.verify.probes)
     sample = single_sample(job.evaluation[0].inputs if job.evaluation else probes[0], inputs)
-    graph, watch = _run_passes(job, untouched.score, job.context(sizes_in(job.source, sample), sample), cache)
-    return Ran(graph, watch, untouched, probes, sample)
+    context = job.context(sizes_in(job.source, sample), sample)
+    return Ran(*_run_passes(job, untouched.score, context, cache), untouched, probes, sample)
 
 
 def _written(job: Job, ran: Ran, scratch: Path) -> tuple[Measured, Path]:
@@ -122,7 +126,7 @@ def _written(job: Job, ran: Ran, scratch: Path) -> tuple[Measured, Path]:
 
 def _measured(job: Job, ran: Ran, scratch: Path) -> tuple[Latency, Measured, Path]:
     """The latency of the untouched model, the fastest of the built models, and its path."""
-    candidates = job.lowering(ran.probes, scratch).candidates(ran.graph, job.recipe.backend)
+    candidates = job.lowering(ran.probes, scratch).candidates(ran.graph, job.earlier.backend or job.recipe.backend)
     job.reporter.stage("measuring latency")
     models = [ran.untouched.model.executable, *(candidate.executable for candidate in candidates)]
     reference, *latencies = interleaved([lambda model=model: model.run(ran.sample) for model in models])
@@ -140,31 +144,34 @@ def _measured(job: Job, ran: Ran, scratch: Path) -> tuple[Latency, Measured, Pat
     )
 
 
-def _run_passes(job: Job, before: Score | None, context: PassContext, cache: BuildCache) -> tuple[Graph, "_Watch"]:
+def _run_passes(
+    job: Job, before: Score | None, context: PassContext, cache: BuildCache
+) -> tuple[Graph, "_Watch", Timings]:
     graph, resumption = job.source.clone(), None
-    watch = _Watch(job, before, context.sizes)
+    watch, timings = _Watch(job, before, context.sizes), Timings(job.earlier.told)
     survival = AdapterSurvival(job.reporter.note)
-    keeping = cache.steps(job, lambda: watch.rows, watch.history)
+    keeping = cache.steps(job, lambda: watch.rows, watch.history, timings)
     if keeping is not None and (found := keeping.find()) is not None:
         graph, resumption = found.graph, found.resumption
         watch.rows += found.rows
         watch.history.resume(found.history)
+        timings.resume(found.told)
         job.reporter.note(f"the graph after {resumption.done} of {len(job.passes)} steps is that of an earlier build")
     done = 0 if resumption is None else resumption.done
     values = cache.values(job, done)
     if values is not None:
-        profile = values.profiling(context.profile)
-        context = replace(
-            context, checkpoints=cache.checkpoints, remember=values.remember, share=values.share, profile=profile
-        )
+        context = replace(context, checkpoints=cache.checkpoints, remember=values.remember, share=values.share)
+    context = timings.noting(context)
     kept = filter(None, [keeping, values])
     try:
-        watching = [PassReporter(job.reporter, job.passes[done:]), watch, survival, *kept, *job.instruments]
+        watching = [PassReporter(job.reporter, job.passes[done:]), watch, survival, timings, *kept, *job.instruments]
         with reproducing(job.case, replay):
             PassManager(job.passes, watching, job.recipe.verify).run(graph, context, resumption)
     finally:
         job.reporter.passes(watch.rows)
-    return graph, watch
+    for text in dict.fromkeys(timings.missed):
+        job.reporter.warn(f"{text} was timed anew, since the times that were given have none for it")
+    return graph, watch, timings
 
 
 class _Watch(Instrument):

@@ -23,7 +23,7 @@ EXAMPLES = {
     ),
     "recipe_schema": examples("planish recipe-schema > recipe.schema.json"),
     "report": examples("planish report dist", "planish report dist --open", "planish report dist -o report.html"),
-    "verify": examples("planish verify dist", "planish verify dist --key release.key"),
+    "verify": examples("planish verify dist", "planish verify dist --key release.key", "planish verify dist --rebuild"),
     "attest": examples("planish attest dist --provenance dist.intoto.json --bom dist.cdx.json"),
     "cache": examples("planish cache", "planish cache --prune 1GB", "planish cache --prune 0"),
 }
@@ -141,19 +141,36 @@ def verify(
     key: Annotated[
         Path | None, typer.Option("--key", metavar="KEYFILE", help="file whose bytes the artifact must be signed with")
     ] = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="build it again from its recipe and its times, and compare each file")
+    ] = False,
+    folder: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="the folder of the recipe; by default where the artifact is")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Hold an artifact to its manifest, byte by byte; exit code 4 if anything has changed since it was built."""
+    """Hold an artifact to its manifest, byte by byte; exit code 4 if anything has changed since it was built.
+
+    With --rebuild it is built once more from the recipe in its manifest, and held to what comes of it.
+    """
     from ..ir.errors import CheckError
     from .build import read_key
     from .integrity import check_integrity
+    from .rebuild import differences
+    from .report import ConsoleReporter
 
     found = check_integrity(artifact, None if key is None else read_key(key))
+    faults = [*found.faults]
+    if rebuild and not faults:
+        reporter = ConsoleReporter(console(), verbosity())
+        with reporter.live():
+            faults += differences(artifact, artifact.absolute().parent if folder is None else folder, reporter)
     if as_json:
-        print_json({"files": found.files, "faults": list(found.faults)})
-    if found.faults:
-        raise CheckError("; ".join(found.faults))
-    typer.echo(f"{artifact}: all {found.files} files are as they were built", err=True)
+        print_json({"files": found.files, "rebuilt": rebuild, "faults": faults})
+    if faults:
+        raise CheckError("; ".join(faults))
+    again = ", and building it again gave the same" if rebuild else ""
+    typer.echo(f"{artifact}: all {found.files} files are as they were built{again}", err=True)
 
 
 def attest(

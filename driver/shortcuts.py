@@ -134,6 +134,7 @@ def tell_build(
     dump_dir: Path | None = None,
     sign: Path | None = None,
     fresh: bool = False,
+    times: Path | None = None,
     as_json: bool = False,
     all_passes: bool = False,
 ) -> None:
@@ -146,7 +147,8 @@ def tell_build(
     key = None if sign is None else read_key(sign)
     reporter = ConsoleReporter(console(), verbosity(), all_passes=all_passes)
     with reporter.live(), isolated_imports(Path()):
-        artifact = build(recipe, reporter, make_instruments(list(instruments), dump_dir), key=key, fresh=fresh)
+        watching = make_instruments(list(instruments), dump_dir)
+        artifact = build(recipe, reporter, watching, key=key, fresh=fresh, times=times)
     typer.echo(f"built {artifact.directory}", err=True)
     if as_json:
         summary: dict[str, Any] = {"artifact": str(artifact.directory), **artifact.summary()}

@@ -11,6 +11,7 @@ from ..page.history import History
 from ..recipe import Recipe
 from ..reporter import Reporter
 from ..results import PassRow
+from ..timings import Timings
 from .builds import Built, find_build, keep_build, recall_recipe, remember_recipe
 from .inputs import files_beside, inputs
 from .keys import job_key, key, recipe_key, step_keys
@@ -33,9 +34,12 @@ class BuildCache:
         scratch: a folder for files of an earlier build.
         reporter: the reporter that is warned where nothing can be kept, which no build fails for.
         is_fresh: whether nothing is taken from earlier builds.
+        keeps: whether anything is left for later ones.
     """
 
-    def __init__(self, recipe: Recipe, scratch: Path, reporter: Reporter, *, is_fresh: bool) -> None:
+    def __init__(
+        self, recipe: Recipe, scratch: Path, reporter: Reporter, *, is_fresh: bool, keeps: bool = True
+    ) -> None:
         self._recipe = recipe
         self._scratch = scratch
         self._reporter = reporter
@@ -43,7 +47,7 @@ class BuildCache:
         self._store: Store | None = None
         self._base = ""
         with self._if_possible():
-            self._store = Store.of_user()
+            self._store = Store.of_user() if keeps else None
 
     @property
     def checkpoints(self) -> Path | None:
@@ -64,12 +68,16 @@ class BuildCache:
         self._base = job_key(job)
         return None if self._is_fresh else find_build(self._store, self._key(job), self._recipe, self._scratch)
 
-    def steps(self, job: "Job", rows: Callable[[], Sequence[PassRow]], history: History) -> KeptSteps | None:
+    def steps(
+        self, job: "Job", rows: Callable[[], Sequence[PassRow]], history: History, timings: Timings
+    ) -> KeptSteps | None:
         """The instrument that keeps and finds graphs after steps of the pipeline; None where nothing is kept."""
         if self._store is None:
             return None
         keys = step_keys(self._base, job.passes, self._recipe.folder)
-        return KeptSteps(self._store, keys, job.passes, rows, history, self._if_possible, is_fresh=self._is_fresh)
+        return KeptSteps(
+            self._store, keys, job.passes, rows, history, timings, self._if_possible, is_fresh=self._is_fresh
+        )
 
     def values(self, job: "Job", done: int) -> KeptValues | None:
         """The instrument that keeps the arrays of passes after some steps; None where nothing is kept, or taken."""

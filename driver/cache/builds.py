@@ -13,6 +13,7 @@ from ..evaluation import Score, find_metric
 from ..measurement import Latency
 from ..recipe import Recipe
 from ..results import Artifact, Measured, plain, read_row
+from ..timings import Told
 from .inputs import Input, are_unchanged
 from .store import Store
 
@@ -28,12 +29,14 @@ class Built:
         directory: a folder with the artifact's files.
         provenance: what the manifest says of its origin, apart from the recipe.
         graphs: how the passes changed the graph, as `page.history.History.plain` has it.
+        told: the times that the passes were told.
     """
 
     artifact: Artifact
     directory: Path
     provenance: Mapping[str, Any]
     graphs: Mapping[str, Any]
+    told: Told
 
 
 def keep_build(store: Store, key: str, built: Built) -> None:
@@ -53,6 +56,7 @@ def keep_build(store: Store, key: str, built: Built) -> None:
         "passes": plain(list(artifact.passes)),
         "threads": artifact.threads,
         "graphs": store.put_json(built.graphs),
+        "told": built.told,
     }
     store.write(_BUILDS, key, record)
 
@@ -84,7 +88,7 @@ def find_build(store: Store, key: str, recipe: Recipe, scratch: Path) -> Built |
         passes=[read_row(row) for row in record["passes"]],
         threads=record["threads"],
     )
-    return Built(artifact, directory, record["provenance"], graphs)
+    return Built(artifact, directory, record["provenance"], graphs, record["told"])
 
 
 def remember_recipe(store: Store, key: str, inputs: Sequence[Input], build: str) -> None:

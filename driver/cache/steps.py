@@ -26,6 +26,7 @@ from ...passes.manager import Resumption
 from ...passes.order import flattened
 from ..page.history import History
 from ..results import PassRow, plain, read_row
+from ..timings import Timings, Told
 from .store import Store
 
 _KIND = "steps"
@@ -44,12 +45,14 @@ class Found:
         resumption: what the pass manager has to know of these steps.
         rows: the rows of the source and of the passes in these steps.
         history: the history of the graph up to there, as `History.plain` returns it.
+        told: the times that the passes in these steps were told.
     """
 
     graph: Graph
     resumption: Resumption
     rows: Sequence[PassRow]
     history: Any
+    told: Told
 
 
 Parcel = tuple[Any, dict[str, bytes]]
@@ -93,6 +96,7 @@ class KeptSteps(Instrument):
         passes: the steps.
         rows: a function that returns the rows of the passes so far.
         history: the history of the graph.
+        timings: the times that passes are told.
         if_possible: a function that returns the context that keeping is tried in.
         is_fresh: whether graphs of earlier runs are left alone.
     """
@@ -104,6 +108,7 @@ class KeptSteps(Instrument):
         passes: Sequence[Pass],
         rows: Callable[[], Sequence[PassRow]],
         history: History,
+        timings: Timings,
         if_possible: Callable[[], AbstractContextManager[None]],
         *,
         is_fresh: bool,
@@ -113,6 +118,7 @@ class KeptSteps(Instrument):
         self._passes = passes
         self._rows = rows
         self._history = history
+        self._timings = timings
         self._if_possible = if_possible
         self._is_fresh = is_fresh
         self._digests: dict[int, tuple[weakref.ref[np.ndarray], str]] = {}
@@ -140,7 +146,7 @@ class KeptSteps(Instrument):
             self._reference = record["reference"]
             rows = [read_row(row) for row in record["rows"]]
             drift = rows[-1].drift
-            return Found(graph, Resumption(done, reference, drift), rows, history)
+            return Found(graph, Resumption(done, reference, drift), rows, history, record["told"])
         return None
 
     def start(self, graph: Graph, context: PassContext) -> None:
@@ -162,6 +168,7 @@ class KeptSteps(Instrument):
             rows = plain(list(self._rows()))
             history = self._store.put_json(self._history.plain())
             record = {"graph": kept, "reference": self._reference, "rows": rows, "history": history}
+            record["told"] = self._timings.told
             self._store.write(_KIND, self._keys[number - 1], record)
             self._worked_since = time.monotonic()
             self._worth = max(_WORTH, _SHARE * (self._worked_since - start))

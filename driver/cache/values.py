@@ -1,12 +1,10 @@
 """What passes compute on the way, kept until their step is done, so that a build which was killed goes on there."""
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -16,7 +14,7 @@ from ...ir.drafts import replacing
 from ...ir.errors import UsageError
 from ...ir.files import writing
 from ...ir.graph import Graph
-from ...passes.base import Arrays, Pass, Profile, Profiler
+from ...passes.base import Arrays, Pass
 from ...passes.instrument import Instrument
 from ...passes.manager import other_packages
 from .keys import key
@@ -89,28 +87,12 @@ class KeptValues(Instrument):
         self._next = key(place, _digest(held))
         return held
 
-    def profiling(self, profile: Profiler | None) -> Profiler | None:
-        """The same profiler, whose times are kept as well, since what a pass does next depends on them."""
-        if profile is None:
-            return None
-
-        def remembered(graphs: Sequence[Graph], **asked: Any) -> Sequence[Profile]:
-            (text,) = self.remember(lambda: [_encoded(profile(graphs, **asked))])
-            return [Profile(np.array(rounds), *held) for rounds, *held in json.loads(text.tobytes())]
-
-        return remembered
-
     def _erase_from(self, first: int) -> None:
         """Erase what nobody asks for any more: the files from some place in the list on."""
         for path in self._files[first:]:
             with suppress(OSError):
                 path.unlink(missing_ok=True)
         del self._files[first:]
-
-
-def _encoded(profiles: Sequence[Profile]) -> np.ndarray:
-    plain = [[it.rounds.tolist(), dict(it.modules), dict(it.conversions)] for it in profiles]
-    return np.frombuffer(json.dumps(plain).encode(), np.uint8)
 
 
 def _digest(arrays: Arrays) -> str:

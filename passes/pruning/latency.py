@@ -102,7 +102,7 @@ def measure(
         groups: its groups of coupled channels.
         steps: the number that the channels left of each group are a multiple of.
         timing: measures the layers.
-        context: remembers what was measured.
+        context: the context that progress is reported to.
     """
     reach = [_reach(group, graph) for group in groups]
     gone = [widths(group.size, step) for group, step in zip(groups, steps, strict=True)]
@@ -119,10 +119,7 @@ def measure(
             context.progress("measuring layers at several widths", done, len(trials))
             yield shrunk(graph, [(groups[number], np.arange(count)) for number, count in trial.items()])
 
-    def seconds() -> list[np.ndarray]:
-        return [np.array([[held.get(name, 0.0) for name in names] for held in timing.layers(graphs())])]
-
-    (taken,) = context.remember(seconds)
+    taken = np.array([[held.get(name, 0.0) for name in names] for held in timing.layers(graphs())])
     whole = taken[0]
     factors: list[dict[int, np.ndarray]] = [{} for _ in groups]
     for trial, row in zip(trials, taken[1:], strict=True):
