@@ -2,14 +2,16 @@
 
     pip install -e ".[dev,benchmarks,examples]"
     apt-get download dataset-fashion-mnist && dpkg -x dataset-fashion-mnist_*.deb FOLDER
+    pip download --no-deps --no-binary :all: vaderSentiment==3.3.2  # unpacked in FOLDER, for `ratings`
     python benchmarks/joint.py MODEL... [--root FOLDER] [--work FOLDER] [--markdown docs/joint.md]
 
-The models are `cnn` and `resnet20`, trained here on Fashion-MNIST or read from `--cache`, and `minilm`, `ocr` and
-`magika` as packages ship them. Each pass sees no labels, begins with the graph that the passes before it have made, and
-is checked as in a build. A pass that finds nothing to prune or to factorize changes nothing, and what follows it is
-taken from the pipeline without it. What is made is kept in `--work` and not made again: `--no-timed` makes it without
-timing anything, `--no-new` times what is there. All graphs are compiled for the backend and timed in turn with the
-untouched one, one sample on one thread. `--markdown` writes the tables to a page, which says what its columns are.
+The models are `cnn` and `resnet20`, trained here on Fashion-MNIST or read from `--cache`, `minilm`, `ocr` and `magika`
+as packages ship them, and `ratings`, which is MiniLM with a linear layer for film reviews. Each pass sees no labels,
+begins with the graph that the passes before it have made, and is checked as in a build. A pass that finds nothing to
+prune or to factorize changes nothing, and what follows it is taken from the pipeline without it. What is made is kept
+in `--work` and not made again: `--no-timed` makes it without timing anything, `--no-new` times what is there. All
+graphs are compiled for the backend and timed in turn with the untouched one, one sample on one thread. `--markdown`
+writes the tables to a page, which says what its columns are.
 """
 
 import json
@@ -92,6 +94,7 @@ class Model(StrEnum):
     CNN = "cnn"
     RESNET20 = "resnet20"
     MINILM = "minilm"
+    RATINGS = "ratings"
     OCR = "ocr"
     MAGIKA = "magika"
 

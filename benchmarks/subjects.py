@@ -4,8 +4,9 @@ from enum import StrEnum
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import quantization_subjects as shipped
-from quantization_subjects import Subject
+from quantization_subjects import Outputs, Subject
 
 
 class Model(StrEnum):
@@ -19,6 +20,7 @@ class Model(StrEnum):
     SMALL_CNN = "small_cnn"
     HIDDEN_CNN = "hidden_cnn"
     RESNET20 = "resnet20"
+    RATINGS = "ratings"
     VIT = "vit"
     LSTM = "lstm"
     MOBILENET_V2 = "mobilenet_v2"
@@ -47,6 +49,8 @@ def subject(model: Model, work: Path, root: Path, cache: Path, epochs: int) -> S
     """
     if model in SHIPPED:
         return SHIPPED[model](work)
+    if model is Model.RATINGS:
+        return _ratings(work, root, cache)
     import quantization_trained as networks
 
     made = {
@@ -57,3 +61,33 @@ def subject(model: Model, work: Path, root: Path, cache: Path, epochs: int) -> S
         Model.LSTM: networks.sentiment,
     }
     return made.get(model, partial(networks.cnn, model))(work, root, cache, epochs)
+
+
+def _ratings(work: Path, root: Path, cache: Path) -> Subject:
+    """MiniLM with a layer that rates film reviews: whether it is on the side of their readers."""
+    import search_subjects as searched
+    import torch
+
+    import planish
+
+    module, inputs, dynamic = searched.minilm(str(root), str(cache))
+    file = work / "ratings.onnx"
+    torch.onnx.export(module, inputs, file, dynamic_shapes=dynamic, dynamo=True, verbose=False, external_data=False)
+    found = list(searched.reviews(str(root), "evaluation"))
+    liked = np.concatenate([batch.pop("labels") for batch in found]) > 0
+
+    def sides(outputs: Outputs, _: Outputs) -> np.ndarray:
+        ratings = np.concatenate(shipped.flat(outputs))
+        return (ratings > 0) == liked[: len(ratings)]
+
+    return Subject(
+        "MiniLM for reviews",
+        planish.trace(module, inputs, dynamic_shapes=dynamic),
+        file,
+        list(searched.reviews(str(root), "calibration")),
+        found,
+        "accuracy",
+        sides,
+        is_text=True,
+        is_right=True,
+    )
