@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from math import ceil
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -229,7 +230,7 @@ class Factorization(Pass):
             elif cut.rank >= most:
                 misses.append(
                     f"{layer.node.location}: rank {cut.rank} of its {rows} x {columns} weight saves no time: "
-                    f"only ranks below {most:.0f} do"
+                    f"only ranks below {ceil(most)} do"
                 )
             elif context.applies("split", layer.node):
                 layer.split(graph, cut)

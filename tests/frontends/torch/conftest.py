@@ -34,6 +34,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.wide)
 
 
+@pytest.fixture(autouse=True)
+def drawn_anew() -> None:
+    """Let each test draw the same numbers from torch's generator, whatever ran before."""
+    torch.manual_seed(0)
+
+
 class Every(nn.Module):
     """The results of some functions of the same inputs, by name; modules among them have random parameters."""
 
