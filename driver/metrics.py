@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 
 from ..ir.errors import ModelError
+from .average_precision import mean_average_precision
 
 Predictions: TypeAlias = Sequence[Sequence[np.ndarray]]
 Function: TypeAlias = Callable[[Predictions, Sequence[Any]], float]
@@ -120,7 +121,7 @@ for _function in (perplexity, cer, wer):
 BUILT_IN: dict[str, Function] = {
     function.__name__: function
     for function in (accuracy, agreement, cer, f1, miou, pearson, perplexity, spearman, top5, wer)
-}
+} | {"map": mean_average_precision}
 
 
 def accuracy_hits(predictions: Predictions, labels: Sequence[Any]) -> np.ndarray:

@@ -15,6 +15,7 @@ from followed import DOCS, agrees, blocks, follow
 from typer.main import get_command
 
 from planish.backends.onnx_file import write_onnx
+from planish.driver.average_precision import MOST
 from planish.driver.cache.store import DEFAULT_SIZE
 from planish.driver.catalog import passes
 from planish.driver.cli import app
@@ -68,6 +69,7 @@ FIGURES: list[tuple[str, str, Any]] = [
     ("how-to/large-models.md", r"more than ([\d.]+) GB in all", _INLINE / 1e9),
     ("how-to/slow-int8.md", r"would take (\d+) µs more", profit._LEAST * 1e6),
     ("recipes.md", r"^(\d+) GB are kept at the most", DEFAULT_SIZE / 1e9),
+    ("recipes.md", r"In each image, the (\d+) boxes of a class", MOST),
     ("report.md", r"It has ([\d.]+) MB at the most", LONGEST / 1e6),
     ("passes.md", r"after `most=(\d+)` rounds", Fixpoint.most),
     ("passes.md", r"^\| `max_drop=([\d.]+)` \| percent of rows", MixedQuantization().max_drop),
