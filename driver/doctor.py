@@ -20,6 +20,7 @@ _OPTIONAL = {
     "skl2onnx": "pipelines of scikit-learn as ONNX files",
     "google-re2": "the operators RegexFullMatch and Tokenizer: pip install 'planish[regex]'",
     "pillow": "the operator ImageDecoder: pip install 'planish[images]'",
+    "model-signing": "signatures of artifacts by a private key: pip install 'planish[signing]'",
 }
 """What some models or commands need, and what for."""
 

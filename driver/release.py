@@ -23,8 +23,16 @@ EXAMPLES = {
     ),
     "recipe_schema": examples("planish recipe-schema > recipe.schema.json"),
     "report": examples("planish report dist", "planish report dist --open", "planish report dist -o report.html"),
-    "verify": examples("planish verify dist", "planish verify dist --key release.key", "planish verify dist --rebuild"),
-    "attest": examples("planish attest dist --provenance dist.intoto.json --bom dist.cdx.json"),
+    "verify": examples(
+        "planish verify dist",
+        "planish verify dist --key release.key",
+        "planish verify dist --signature dist.sig --public-key release.pub",
+        "planish verify dist --rebuild",
+    ),
+    "attest": examples(
+        "planish attest dist --provenance dist.intoto.json --bom dist.cdx.json",
+        "planish attest dist --signature dist.sig --private-key release.pem",
+    ),
     "cache": examples("planish cache", "planish cache --prune 1GB", "planish cache --prune 0"),
 }
 """What stands below the help of each command, by its name."""
@@ -33,7 +41,7 @@ EXAMPLES = {
 def search(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="a recipe with evaluation data and a metric budget")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="file for the chosen plan's recipe")] = None,
-    minutes: Annotated[float, typer.Option(min=0, help="time limit: no plan is begun that may exceed it")] = 60.0,
+    minutes: Annotated[float | None, typer.Option(min=0, help="time limit instead of the recipe's")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="change a value of the recipe, as in search.goal=size"),
@@ -46,7 +54,8 @@ def search(
 ) -> None:
     """Look for the techniques, their settings and their order that make a model fastest within a budget.
 
-    What a recipe's `search` lists is tried behind its `passes`. The chosen plan is judged on every other batch of
+    What a recipe's `search` lists is tried behind its `passes`, for an hour unless it says
+    otherwise. The chosen plan is judged on every other batch of
     the evaluation data, which had no part in the choice. A search that was ended goes on where it was.
     """
     from ..ir.errors import UsageError
@@ -89,7 +98,7 @@ def compare(
 
     With bounds it is a gate of a release: the exit code is 5 where B misses one.
     """
-    from ..ir.files import writing
+    from ..ir.files import write_text
     from . import gate as gates
     from .comparison import compare as set_against
     from .report import comparison_tables, gate_table
@@ -105,8 +114,7 @@ def compare(
         (markdown, gates.markdown(checks, comparison)),
     ):
         if path is not None:
-            with writing(path):
-                path.write_text(text, encoding="utf-8")
+            write_text(path, text)
     gate.check(comparison)
 
 
@@ -124,15 +132,14 @@ def diff(
     Nodes are aligned by names, places in your model and structure; then attributes, types, weights, and the outputs on
     the same inputs are compared.
     """
-    from ..ir.files import writing
+    from ..ir.files import write_text
     from .diff.differences import diff as set_against
     from .diff.page import diff_data, diff_page
     from .report import difference_tables
 
     found = set_against(a, b, data)
     if html is not None:
-        with writing(html):
-            html.write_bytes(diff_page(found).encode(errors="backslashreplace"))
+        write_text(html, diff_page(found))
     show(difference_tables(found), diff_data(found) if as_json else None)
 
 
@@ -140,6 +147,12 @@ def verify(
     artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="an artifact's folder")],
     key: Annotated[
         Path | None, typer.Option("--key", metavar="KEYFILE", help="file whose bytes the artifact must be signed with")
+    ] = None,
+    signature: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="signature of its files, by `planish attest` or OpenSSF's tools")
+    ] = None,
+    public_key: Annotated[
+        Path | None, typer.Option(metavar="PEMFILE", help="elliptic curve key that --signature must be made with")
     ] = None,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="build it again from its recipe and its times, and compare each file")
@@ -158,19 +171,26 @@ def verify(
     from .integrity import check_integrity
     from .rebuild import differences
     from .report import ConsoleReporter
+    from .signing import fault_of, paired
 
+    pair = paired(signature, public_key, "--public-key")
     found = check_integrity(artifact, None if key is None else read_key(key))
     faults = [*found.faults]
+    if pair is not None and (fault := fault_of(artifact, *pair)):
+        faults.append(fault)
     if rebuild and not faults:
         reporter = ConsoleReporter(console(), verbosity())
         with reporter.live():
             faults += differences(artifact, artifact.absolute().parent if folder is None else folder, reporter)
     if as_json:
-        print_json({"files": found.files, "rebuilt": rebuild, "faults": faults})
+        print_json(
+            {"files": found.files, "signature": signature and str(signature), "rebuilt": rebuild, "faults": faults}
+        )
     if faults:
         raise CheckError("; ".join(faults))
+    signed = f", {signature} signs them" if pair is not None else ""
     again = ", and building it again gave the same" if rebuild else ""
-    typer.echo(f"{artifact}: all {found.files} files are as they were built{again}", err=True)
+    typer.echo(f"{artifact}: all {found.files} files are as they were built{signed}{again}", err=True)
 
 
 def attest(
@@ -180,6 +200,12 @@ def attest(
     ] = None,
     bom: Annotated[
         Path | None, typer.Option(metavar="FILE", help="what it holds and was made of: CycloneDX's bill of materials")
+    ] = None,
+    signature: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="signature of its files, in OpenSSF's format for models")
+    ] = None,
+    private_key: Annotated[
+        Path | None, typer.Option(metavar="PEMFILE", help="elliptic curve key to make --signature with")
     ] = None,
     key: Annotated[
         Path | None, typer.Option("--key", metavar="KEYFILE", help="file whose bytes the artifact must be signed with")
@@ -191,24 +217,28 @@ def attest(
     The artifact is held to its manifest first (exit code 4 if anything has changed since it was built).
     """
     from ..ir.errors import UsageError
-    from ..ir.files import writing
+    from ..ir.files import write_text
     from .attestation import Attested, bill_of_materials
     from .attestation import provenance as statement
     from .build import read_key
+    from .signing import paired, sign
 
     wanted = [(path, make) for path, make in ((provenance, statement), (bom, bill_of_materials)) if path is not None]
-    if not wanted and not as_json:
-        raise UsageError("name what to write: --provenance FILE or --bom FILE")
-    for path, _ in wanted:
-        if path.absolute().parent == artifact.absolute():
+    pair = paired(signature, private_key, "--private-key")
+    if not wanted and pair is None and not as_json:
+        raise UsageError("name what to write: --provenance FILE, --bom FILE or --signature FILE")
+    for path in (provenance, bom, signature):
+        if path is not None and path.absolute().parent == artifact.absolute():
             raise UsageError(f"{path} would be no part of the artifact: write it beside the folder")
     found = Attested.read(artifact, None if key is None else read_key(key))
     if as_json:
         print_json({"provenance": statement(found), "bom": bill_of_materials(found)})
     for path, make in wanted:
-        with writing(path):
-            path.write_text(json.dumps(make(found), indent=2) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(make(found), indent=2) + "\n")
         typer.echo(f"wrote {path}", err=True)
+    if pair is not None:
+        sign(artifact, *pair)
+        typer.echo(f"wrote {signature}", err=True)
 
 
 def report(
@@ -227,12 +257,11 @@ def report(
     """
     from ..backends.manifest import REPORT
     from ..ir.errors import UsageError
-    from ..ir.files import writing
+    from ..ir.files import write_text
     from .page.page import page_of, read_page
 
     if output is not None:
-        with writing(output):
-            output.write_bytes(page_of(artifact).encode(errors="backslashreplace"))
+        write_text(output, page_of(artifact))
     place = artifact / REPORT if output is None else output
     if as_json:
         print_json(read_page(artifact))

@@ -72,6 +72,17 @@ def writing(path: str | os.PathLike[str]) -> Generator[None]:
         raise UsageError(refusal(error, path)) from error
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text to a file, whose folder is made if there is none.
+
+    Raises:
+        UsageError: the disk is full, nothing may be written there, or the path makes no sense.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text.encode(errors="backslashreplace"))
+
+
 def is_full(said: str) -> bool:
     """Whether somebody else's message is about a disk that is full."""
     return any(os.strerror(number) in said for number in _FULL)

