@@ -114,7 +114,7 @@ def build(
     Give a recipe, or a model and flags. Nothing is written if a check fails or a budget is missed.
     """
     flags = {
-        "passes": None if pipeline is None else [pipeline],
+        "passes": pipeline if pipeline in (None, "auto") else [pipeline],
         "target": target,
         "backend": backend,
         "tuned": tuned,
@@ -276,6 +276,9 @@ def inspect(
     ] = None,
     data: Data = None,
     groups: Annotated[bool, typer.Option("--groups", help="show what is pruned together, and what can't be")] = False,
+    model_explorer: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="write the graph for Google's Model Explorer")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show what a model consists of and costs.
@@ -286,7 +289,7 @@ def inspect(
     from .report import inspection_tables
     from .results import plain
 
-    inspection = look(model, target, depth, _sizes(size or []), data, with_groups=groups)
+    inspection = look(model, target, depth, _sizes(size or []), data, with_groups=groups, model_explorer=model_explorer)
     show(inspection_tables(inspection), plain(inspection) if as_json else None)
 
 

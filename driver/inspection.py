@@ -16,6 +16,7 @@ from ..targets import Int8, Target
 from ..targets.load import load_target
 from .data import ports_of, read_data
 from .model import read_model
+from .model_explorer import write_collection
 from .user_code import isolated_imports
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def inspect(
     data: str | None = None,
     *,
     with_groups: bool = False,
+    model_explorer: Path | None = None,
 ) -> Inspection:
     """Look into a model.
 
@@ -90,15 +92,18 @@ def inspect(
         sizes: the sizes of symbolic dimensions; those not given are the data's, or else 1.
         data: the data whose first batch has sizes.
         with_groups: whether groups of channels are looked for.
+        model_explorer: the file to write the graph to, for Google's Model Explorer.
 
     Raises:
-        UsageError: the model has no such dimension.
+        UsageError: the model has no such dimension, or the file can't be written.
     """
     machine = load_target(target)
     with isolated_imports(Path()):
         graph = read_model(model_of(model))
         found = sizes_in(graph, read_data(data, Path(), ports_of(graph))[0].inputs) if data else {}
     sizes = _complete({**found, **sizes}, graph)
+    if model_explorer is not None:
+        write_collection(graph, sizes, model_explorer)
     work: Counter[str] = Counter()
     moves: Counter[str] = Counter()
     for node in graph.nodes:

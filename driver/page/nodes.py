@@ -127,7 +127,7 @@ def _row(node: Node, held: list[Constant], sizes: Sizes) -> Row:
         source="",
         type=_short(", ".join(str(value.type) for value in node.outputs)),
         reads=_short(", ".join(str(value.type) for value in held)),
-        attributes=_short(", ".join(f"{name} = {_spelled(value)}" for name, value in node.attributes.items())),
+        attributes=_short(", ".join(f"{name} = {spelled(value)}" for name, value in node.attributes.items())),
         precision="",
         weights=stored,
         parameters=0,
@@ -207,7 +207,8 @@ def _zeros(constant: Constant, node: Node) -> tuple[int, int]:
     return flat.size, sum(int(np.count_nonzero(part.astype(np.float32) == zero)) for part in parts)
 
 
-def _spelled(value: Any) -> str:
+def spelled(value: Any) -> str:
+    """The value of an attribute, in a few words."""
     if isinstance(value, Graph):
         return f"graph of {len(value)} nodes"
     if isinstance(value, np.ndarray):
