@@ -28,7 +28,7 @@ import numpy as np
 import typer
 
 import planish.driver.making  # noqa: F401 -- brings torch, once for all forks
-from planish.backends.manifest import MEASUREMENTS, REPORT
+from planish.backends.manifest import MEASUREMENTS, REPORT, TIMINGS
 from planish.driver.build import build
 from planish.driver.recipe import Recipe
 from planish.driver.recipe_file import read_recipe
@@ -164,7 +164,8 @@ def _run(recipe: Recipe, work: Path, moment: float | None = None) -> Run:
 
 def _files(folder: Path) -> dict[str, bytes]:
     """The files of an artifact but for measured times."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in (MEASUREMENTS, REPORT)}
+    measured = (MEASUREMENTS, REPORT, TIMINGS)
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in measured}
 
 
 if __name__ == "__main__":

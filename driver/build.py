@@ -43,14 +43,15 @@ def build(
 ) -> Artifact:
     """Build an artifact; an older one in its place is replaced once the new one is whole and within its budget.
 
-    What an earlier build has made of the same inputs by the same steps is taken from the cache (`driver/cache`).
+    What an earlier build has made of the same inputs by the same steps is taken from the cache (`driver/cache`). Where
+    the recipe's passes are `auto`, a search chooses them first, and the graphs that it made are taken from there.
 
     Args:
         recipe: the recipe, or the path of its file.
         reporter: the reporter that is told of progress.
         instruments: the instruments that watch the passes; where there are any, no pass is taken from the cache.
         key: the key that the artifact's manifest is signed with.
-        fresh: whether everything is built and measured anew.
+        fresh: whether everything is built and measured anew; a search goes by what is in the cache nonetheless.
         times: an artifact of the same inputs, by whose times passes and the choice of a backend go, so that they decide
             as they did for it; nothing is taken from the cache then.
 
@@ -58,7 +59,7 @@ def build(
         UsageError: the recipe makes no sense, a disk is full, or nothing may be written where it should be.
         ModelError: the model or the data can't be used.
         CheckError: a pass or a backend changed what the model computes; nothing is written.
-        BudgetError: the artifact misses its budget; nothing is written.
+        BudgetError: the artifact misses its budget, or no plan of a search keeps it; nothing is written.
         TargetError: no backend can run the result.
     """
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe))
@@ -72,13 +73,18 @@ def build(
     if key is not None:
         check_key(key)
     earlier = NO_EARLIER if times is None else Earlier.read(times)
+    is_fresh = fresh or bool(instruments) or times is not None
+    is_searched = recipe.passes == "auto"
+    if is_searched:
+        recipe = _searched(recipe, reporter, times)
     with ExitStack() as stack:
         stack.enter_context(isolated_imports(recipe.folder))
         draft = stack.enter_context(replaced(output))
         scratch = stack.enter_context(workspace())
-        is_fresh = fresh or bool(instruments) or times is not None
         cache = BuildCache(recipe, scratch, reporter, is_fresh=is_fresh, keeps=times is None)
-        built = _unchanged(cache, reporter) or _built(recipe, reporter, instruments, cache, scratch, earlier)
+        built = _unchanged(cache, reporter) or _built(
+            recipe, reporter, instruments, cache, scratch, earlier, is_trial=is_searched and not is_fresh
+        )
         artifact = built.artifact
         reporter.built(artifact)
         _check_budget(recipe.budget, artifact)
@@ -125,6 +131,25 @@ def _hold(draft: Path, recipe: Recipe, bounds: Bounds, reporter: Reporter) -> "S
     return gate.checks(found)
 
 
+def _searched(recipe: Recipe, reporter: Reporter, times: Path | None) -> Recipe:
+    """The recipe with the passes that a search chooses.
+
+    Raises:
+        UsageError: the passes are to decide by the times of another build, or see `search.search`.
+        BudgetError: no plan meets the budget.
+    """
+    from .search import search  # brings torch
+
+    if times is not None:
+        raise UsageError(
+            "`passes: auto` leaves the passes to a new search, so --times can't repeat a build: write the passes that "
+            f"the manifest in {times} names into the recipe"
+        )
+    found = search(recipe, reporter)
+    reporter.searched(found)
+    return recipe.model_copy(update={"passes": (*recipe.steps, *found.chosen.plan.steps)})
+
+
 def _unchanged(cache: BuildCache, reporter: Reporter) -> Built | None:
     """The last build of the recipe, if nothing that it read has changed."""
     built = cache.recall()
@@ -141,13 +166,15 @@ def _built(
     cache: BuildCache,
     scratch: Path,
     earlier: Earlier,
+    *,
+    is_trial: bool,
 ) -> Built:
     """An artifact of what the recipe names now, or an earlier one of the same content."""
     from .job import prepare  # brings torch, which a build that was made before does without
     from .making import make
 
     with reading() as prepared:
-        job = prepare(recipe, reporter, instruments, earlier)
+        job = replace(prepare(recipe, reporter, instruments, earlier), is_trial=is_trial)
     built = cache.find(job)
     if built is not None:
         reporter.passes(built.artifact.passes)

@@ -53,7 +53,7 @@ def find_fault(
         verify: what is checked; None for everything, or what a recipe or a reproducer says.
 
     Raises:
-        UsageError: a model without a pipeline, or a recipe with one.
+        UsageError: a model without a pipeline, a recipe with one, or one whose passes a search chooses.
         TargetError: the backend of a recipe can't run what its passes make of the model, though they are right.
     """
     is_recipe = Path(subject).suffix in (".yaml", ".yml")
@@ -64,7 +64,13 @@ def find_fault(
         endings: list[Sequence[Pass]] = [()]
         if is_recipe:
             changed = {} if verify is None else {"verify": verify}
-            job = prepare(read_recipe(Path(subject), changed), reporter)
+            recipe = read_recipe(Path(subject), changed)
+            if recipe.passes == "auto":
+                raise UsageError(
+                    f"a search chooses the passes of {subject}: bisect the recipe that "
+                    f"`planish search {subject} -o FILE` writes"
+                )
+            job = prepare(recipe, reporter)
             case = job.case
             endings = [backend.pipeline(job.target) for backend in job.backends] or endings
         else:

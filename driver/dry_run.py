@@ -19,9 +19,11 @@ from .data import Feeds, ports_of, single_sample
 from .evaluation import interpreted
 from .job import Job, prepare
 from .lowering import chosen, refuse
+from .plans import plans_of
 from .recipe import Recipe
 from .reporter import Reporter, presets_of_passes
 from .results import PassRow, plain
+from .search import budget_of
 from .user_code import isolated_imports
 
 
@@ -38,6 +40,7 @@ class DryRun:
         evaluation: the number of batches that the metric is computed on.
         seconds: the seconds that the interpreter takes to run the model as it was read on one sample.
         memory: the bytes that the process has held so far at the most; None except on Linux.
+        plans: the number of plans that a search would choose from; 0 where the recipe names the passes.
     """
 
     target: str
@@ -47,6 +50,7 @@ class DryRun:
     evaluation: int
     seconds: float
     memory: int | None
+    plans: int
 
     def summary(self) -> dict[str, Any]:
         """Everything as plain values, for JSON."""
@@ -70,6 +74,9 @@ class DryRun:
             "evaluation": f"{self.evaluation} batches",
             "one sample": f"{show_seconds(self.seconds)} in the interpreter, which passes and checks run",
             **({} if self.memory is None else {"memory so far": show_bytes(self.memory)}),
+            **(
+                {"search": f"would choose from {self.plans} plans, which go on from these passes"} if self.plans else {}
+            ),
         }
 
 
@@ -79,6 +86,9 @@ def dry_run(recipe: Recipe, reporter: Reporter) -> DryRun:
     Raises:
         PlanishError: what a build would refuse before its first pass; see `build.build`.
     """
+    is_searched = recipe.passes == "auto"
+    if is_searched:
+        budget_of(recipe)
     with isolated_imports(recipe.folder):
         job = prepare(recipe, reporter)
         check_order(job.passes, tuple(pass_classes().values()))
@@ -97,6 +107,7 @@ def dry_run(recipe: Recipe, reporter: Reporter) -> DryRun:
             evaluation=len(job.evaluation),
             seconds=_timed(job.source, sample),
             memory=resident("VmHWM") if STATUS.is_file() else None,
+            plans=len(plans_of(recipe)) if is_searched else 0,
         )
 
 

@@ -43,8 +43,8 @@ class Job:
     """A recipe with everything that it names read and checked.
 
     Attributes:
-        is_trial: whether it is a trial of a search, which evaluates the metric of the built model alone, not between
-            passes.
+        is_trial: whether its passes are tried, or were chosen, by a search: the metric of the built model alone is
+            evaluated, not between passes.
         earlier: what an earlier build went by, so that this one makes the same.
     """
 

@@ -153,7 +153,8 @@ def _run_passes(
     keeping = cache.steps(job, lambda: watch.rows, watch.history, timings)
     if keeping is not None and (found := keeping.find()) is not None:
         graph, resumption = found.graph, found.resumption
-        watch.rows += found.rows
+        source, *rows = found.rows
+        watch.rows += [replace(source, metric=None if before is None else before.value), *rows]
         watch.history.resume(found.history)
         timings.resume(found.told)
         job.reporter.note(f"the graph after {resumption.done} of {len(job.passes)} steps is that of an earlier build")

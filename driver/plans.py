@@ -1,4 +1,4 @@
-"""Plans of a search: some of a recipe's techniques in their order, and what became of those that were built."""
+"""Plans of a search: some of a recipe's techniques in their order, what became of those built, and which was chosen."""
 
 import json
 import math
@@ -8,6 +8,7 @@ from typing import Any
 
 from ..passes.pipeline import find_pass, make_pipeline
 from ..passes.training.train import Training
+from .evaluation import FEWEST
 from .measurement import Latency
 from .recipe import Recipe, Step
 from .results import Artifact
@@ -114,6 +115,62 @@ class Point:
             "size_ratio": self.shrinkage,
             "metric_drop": self.drop if self.artifact else None,
             "failure": self.failure,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search came to.
+
+    Attributes:
+        points: the points of all plans that were built, in order.
+        front: the points that no other beats in speed, size and metric at once.
+        chosen: the best point that was shown to keep the budget.
+        drop: how much worse the chosen point's metric is on the evaluation data that it was tested on.
+        interval: the 95 % interval of that drop; None where it isn't known.
+        better: a better point that may keep the budget, but wasn't shown to; None where there is none.
+        plans: how many plans there are in all.
+        budget: the budget that drops should keep.
+    """
+
+    points: Sequence[Point]
+    front: Sequence[Point]
+    chosen: Point
+    drop: float
+    interval: tuple[float, float] | None
+    better: Point | None
+    plans: int
+    budget: float
+
+    @property
+    def doubt(self) -> str:
+        """Why the data that plans were tested on don't show that the budget is kept; empty where they do."""
+        if self.drop > self.budget:
+            return f"beyond the budget of {self.budget:g}: ask for less, or give more evaluation data"
+        if self.interval is None:
+            return (
+                f"but the drop has no interval, which takes {FEWEST} batches or more in each half of the evaluation "
+                "data"
+            )
+        high = self.interval[1]
+        if high <= self.budget:
+            return ""
+        told = f"which doesn't show that the budget of {self.budget:g} is kept"
+        if self.drop == self.budget:
+            return told
+        times = math.ceil(((high - self.drop) / (self.budget - self.drop)) ** 2)  # widths go by the root of the samples
+        return f"{told}: about {times} times as much evaluation data might"
+
+    def summary(self) -> dict[str, Any]:
+        """Everything as plain values, for JSON."""
+        return {
+            "chosen": str(self.chosen.plan),
+            "metric_drop": self.drop,
+            "metric_drop_interval": self.interval,
+            "doubt": self.doubt,
+            "may_be_better": None if self.better is None else str(self.better.plan),
+            "plans": self.plans,
+            "points": [{**point.summary(), "on_front": point in self.front} for point in self.points],
         }
 
 

@@ -41,6 +41,10 @@ def _steps(entries: Any) -> Any:
     return cast("Any", entries)
 
 
+def _passes(given: Any) -> Any:
+    return given if given == "auto" else _steps(given)
+
+
 def _source(given: Any) -> Any:
     """A factory with options, `{model.py:build: {width: 16}}`, as one text."""
     if not isinstance(given, dict):
@@ -83,6 +87,9 @@ Source = Annotated[
 
 Step: TypeAlias = str | dict[str, dict[str, Any]]
 """Pipeline text, or one pass with its options."""
+
+DEFAULT_STEPS: tuple[Step, ...] = ("cleanup", "fuse")
+"""The passes of a recipe that names none."""
 
 
 class _Section(BaseModel):
@@ -137,10 +144,11 @@ class Bounds(_Section):
 
 
 class Search(_Section):
-    """What `planish search` tries behind the recipe's passes; see `driver/search.py`.
+    """What a search tries behind the recipe's passes; see `driver/search.py`.
 
     Attributes:
         goal: what is to be best within the budget.
+        minutes: how long the search may take: no plan is begun that is expected to exceed it.
         confidence: the confidence with which the evaluation data have to show that the budget is kept; 0.5 goes by the
             drop itself.
         passes: lists of passes, in order; one pass of each list is taken, or none. A pass that may be taken twice
@@ -148,6 +156,7 @@ class Search(_Section):
     """
 
     goal: Literal["latency", "size"] = "latency"
+    minutes: Annotated[float, Field(gt=0)] = 60.0
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.975
     passes: tuple[Annotated[tuple[Step, ...], BeforeValidator(_steps)], ...] = (
         ({"prune-channels": {"flops": 0.25}}, {"prune-channels": {"flops": 0.5}}, {"prune-channels": {"flops": 0.7}}),
@@ -167,10 +176,10 @@ class Recipe(_Section):
         target: `native`, the name of one in targets/, or a TOML file.
         backend: the runtime, or `auto` for the one that is measured to be faster.
         tuned: what `planish tune` has written for the TVM backend; None for its estimates.
-        passes: the passes, in order.
+        passes: the passes, in order; `auto` for those that a search chooses.
         budget: what the artifact has to meet.
         gate: how far it may be from a model or an older artifact.
-        search: what `planish search` tries behind the passes.
+        search: what `planish search` tries behind the passes, as does a build whose passes are `auto`.
         output: the artifact's folder.
         bundle_runtime: whether the artifact carries what runs it, as far as it can; see docs/runtime.md.
         seed: the seed of all random numbers.
@@ -184,7 +193,7 @@ class Recipe(_Section):
     target: Place = "native"
     backend: Annotated[str, AfterValidator(_backend)] = "auto"
     tuned: Annotated[Path, BeforeValidator(fit_name)] | None = None
-    passes: Annotated[tuple[Step, ...], BeforeValidator(_steps)] = ("cleanup", "fuse")
+    passes: Annotated[Literal["auto"] | tuple[Step, ...], BeforeValidator(_passes)] = DEFAULT_STEPS
     budget: Budget = Budget()
     gate: Bounds | None = None
     search: Search = Search()
@@ -208,10 +217,15 @@ class Recipe(_Section):
         file = self.folder / self.target
         return str(file) if file.is_file() else self.target
 
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The passes that are known before a search, and that all of its plans begin with."""
+        return DEFAULT_STEPS if self.passes == "auto" else self.passes
+
     def pipeline(self) -> tuple[Pass, ...]:
-        """The passes; modules of the user's own must be importable (see `user_code.isolated_imports`).
+        """The passes of `steps`; modules of the user's own must be importable (see `user_code.isolated_imports`).
 
         Raises:
             UsageError: a pass or option is unknown, or a value doesn't fit.
         """
-        return make_pipeline(self.passes)
+        return make_pipeline(self.steps)

@@ -11,6 +11,7 @@ from ..ir.errors import UsageError
 from ..ir.suggestion import did_you_mean
 from .mistakes import mistakes, told
 from .recipe import Bounds, Budget, Recipe, Search, Sources
+from .variables import Fault, declared, references, resolve
 from .yaml_file import parse_yaml, read_yaml
 
 _MOST_INCLUDED = 20
@@ -59,12 +60,14 @@ def read_recipe(
         settings: texts such as `passes.2.ratio=0.4`, which change single values.
 
     Raises:
-        UsageError: no such file, not YAML, an unknown key, or a value that makes no sense.
+        UsageError: no such file, not YAML, an unknown key or variable, or a value that makes no sense.
     """
-    content = _read(path, ())
+    content, included = _read(path, ())
+    optional = included | references(content)  # a setting may replace the only reference to a variable
     for setting in settings:
         set_value(content, setting)
-    return make_recipe({**content, **overrides, "folder": path.parent, "name": str(path)})
+    content, faults = resolve(content, optional)
+    return make_recipe({**content, **overrides, "folder": path.parent, "name": str(path)}, faults)
 
 
 def set_value(content: dict[str, Any], setting: str) -> None:
@@ -104,8 +107,11 @@ def _step(steps: list[Any], key: str, setting: str) -> dict[str, Any]:
     return steps[number].setdefault(names[number], {})
 
 
-def _read(path: Path, including: tuple[Path, ...]) -> dict[str, Any]:
-    """The keys of a recipe on top of those that it includes: sections are merged, everything else is replaced."""
+def _read(path: Path, including: tuple[Path, ...]) -> tuple[dict[str, Any], set[str]]:
+    """The keys of a recipe on top of those that it includes, and the variables that it doesn't set itself.
+
+    Sections are merged, everything else is replaced.
+    """
     if not path.exists():
         raise UsageError(f"there is no recipe {path}")
     if path.resolve() in including or len(including) > _MOST_INCLUDED:
@@ -119,31 +125,39 @@ def _read(path: Path, including: tuple[Path, ...]) -> dict[str, Any]:
         raise UsageError(f"{path}: unknown key {min(reserved)!r}")
     included = content.pop("include", None)
     if included is None:
-        return content
+        return content, set()
     if not isinstance(included, str):
         raise UsageError(f"{path}: 'include' names one other recipe, not {included!r}")
-    base = _read(path.parent / included, (*including, path.resolve()))
+    base, _ = _read(path.parent / included, (*including, path.resolve()))
     sections = {key: {**base[key], **value} for key, value in content.items() if _are_sections(base.get(key), value)}
-    return {**base, **content, **sections}
+    return {**base, **content, **sections}, declared(base).keys() - declared(content).keys()
 
 
 def _are_sections(*values: Any) -> bool:
     return all(isinstance(value, dict) for value in values)
 
 
-def make_recipe(content: dict[str, Any]) -> Recipe:
+def make_recipe(content: dict[str, Any], faults: Sequence[Fault] = ()) -> Recipe:
     """A recipe from plain values.
+
+    Args:
+        content: the recipe's keys.
+        faults: the mistakes that are known; whatever else is wrong with the keys that hold them isn't told.
 
     Raises:
         UsageError: an unknown key, with the nearest known one, or a value that makes no sense.
     """
+    found, bad = [fault for _, fault in faults], {key for key, _ in faults}
     try:
-        return Recipe.model_validate(content)
+        recipe = Recipe.model_validate(content)
     except ValidationError as error:
-        problems = error.errors()
-        faults = [_explain(problem["loc"], problem) for problem in problems]
-        bad = {problem["loc"][0] for problem in problems}
-        raise UsageError(told(str(content.get("name", "the command line")), faults + _others(content, bad))) from None
+        problems = [problem for problem in error.errors() if problem["loc"][0] not in bad]
+        found += [_explain(problem["loc"], problem) for problem in problems]
+        bad |= {str(problem["loc"][0]) for problem in problems}
+    else:
+        if not faults:
+            return recipe
+    raise UsageError(told(str(content.get("name", "the command line")), found + _others(content, bad)))
 
 
 def _others(content: Mapping[str, Any], bad: Collection[Any]) -> list[str]:
@@ -173,4 +187,5 @@ def _keys(path: tuple[int | str, ...]) -> list[str]:
         ("search",): Search,
     }
     known = sections[path].model_fields
-    return [name for name, field in known.items() if not field.exclude]
+    names = [name for name, field in known.items() if not field.exclude]
+    return names if path else [*names, "include", "variables"]

@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # what is shown brings torch where it is made
     from .diff.differences import Differences
     from .gate import Check
     from .inspection import Inspection
-    from .search import Found
+    from .plans import Found
     from .tuning import Tuned
 
 TABLE_WIDTH = 100
@@ -114,6 +114,10 @@ class ConsoleReporter(Reporter):
             hidden = sum(row.effect is not None and not any(row.counts.values()) for row in rows)
             if hidden and not self._all_passes:
                 self._line(f"{hidden} passes changed nothing; --all shows each", "dim")
+
+    def searched(self, found: "Found") -> None:
+        if not self._is_quiet:
+            print_table(self._console, search_table(found))
 
     def built(self, artifact: Artifact) -> None:
         interrupts.check()

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..backends.base import CompilerWarning
 from ..ir.graph import Graph
@@ -12,6 +12,9 @@ from ..passes.instrument import Instrument, PassRecord
 from ..passes.order import flattened
 from ..passes.pipeline import PRESETS, preset_passes
 from .results import Artifact, PassRow
+
+if TYPE_CHECKING:
+    from .plans import Found
 
 
 class Reporter:
@@ -34,6 +37,9 @@ class Reporter:
 
     def passes(self, rows: Sequence[PassRow]) -> None:
         """The passes have run, or as many as did before an error."""
+
+    def searched(self, found: "Found") -> None:
+        """A search has chosen the passes of a build."""
 
     def built(self, artifact: Artifact) -> None:
         """The result, before its budget is checked."""

@@ -21,92 +21,36 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from ..ir.drafts import replacing, workspace
 from ..ir.errors import BudgetError, UsageError
-from .evaluation import FEWEST, Score, drop_interval, evaluate, largest_drop
+from .evaluation import Score, drop_interval, evaluate, largest_drop
 from .executor import opened
 from .guess import Guess
 from .job import Job, prepare
 from .lowering import Candidate, open_artifact
-from .plans import Plan, Point, front, plans_of
+from .plans import Found, Plan, Point, front, plans_of
 from .recipe import Recipe
 from .reporter import SILENT, Reporter
 from .trials import Trials, choosing
 from .user_code import isolated_imports
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What a search came to.
-
-    Attributes:
-        points: the points of all plans that were built, in order.
-        front: the points that no other beats in speed, size and metric at once.
-        chosen: the best point that was shown to keep the budget.
-        drop: how much worse the chosen point's metric is on the evaluation data that it was tested on.
-        interval: the 95 % interval of that drop; None where it isn't known.
-        better: a better point that may keep the budget, but wasn't shown to; None where there is none.
-        plans: how many plans there are in all.
-        budget: the budget that drops should keep.
-    """
-
-    points: Sequence[Point]
-    front: Sequence[Point]
-    chosen: Point
-    drop: float
-    interval: tuple[float, float] | None
-    better: Point | None
-    plans: int
-    budget: float
-
-    @property
-    def doubt(self) -> str:
-        """Why the data that plans were tested on don't show that the budget is kept; empty where they do."""
-        if self.drop > self.budget:
-            return f"beyond the budget of {self.budget:g}: ask for less, or give more evaluation data"
-        if self.interval is None:
-            return (
-                f"but the drop has no interval, which takes {FEWEST} batches or more in each half of the evaluation "
-                "data"
-            )
-        high = self.interval[1]
-        if high <= self.budget:
-            return ""
-        told = f"which doesn't show that the budget of {self.budget:g} is kept"
-        if self.drop == self.budget:
-            return told
-        times = math.ceil(((high - self.drop) / (self.budget - self.drop)) ** 2)  # widths go by the root of the samples
-        return f"{told}: about {times} times as much evaluation data might"
-
-    def summary(self) -> dict[str, Any]:
-        """Everything as plain values, for JSON."""
-        return {
-            "chosen": str(self.chosen.plan),
-            "metric_drop": self.drop,
-            "metric_drop_interval": self.interval,
-            "doubt": self.doubt,
-            "may_be_better": None if self.better is None else str(self.better.plan),
-            "plans": self.plans,
-            "points": [{**point.summary(), "on_front": point in self.front} for point in self.points],
-        }
+from .variables import escape
 
 
 def search(
-    recipe: Recipe, reporter: Reporter = SILENT, minutes: float = math.inf, executor: str | None = None
+    recipe: Recipe, reporter: Reporter = SILENT, minutes: float | None = None, executor: str | None = None
 ) -> Found:
     """Look for the best plan of a recipe's `search`, within its budget.
 
     Args:
         recipe: a recipe with evaluation data, and a budget of the metric.
         reporter: the reporter that is told of progress.
-        minutes: the minutes that the search may take. No plan is begun that is expected to take longer than what is
-            left of them; a plan that was begun is finished.
+        minutes: the minutes that the search may take; None for those of the recipe. No plan is begun that is expected
+            to take longer than what is left of them; a plan that was begun is finished.
         executor: what runs the passes of several plans at a time, see `executor.opened`; None for none. All else, and
             above all what is measured, happens here, in the same order.
 
@@ -115,10 +59,8 @@ def search(
         BudgetError: no plan meets the budget.
         PlanishError: as a build of the recipe raises it.
     """
-    budget = recipe.budget.metric_drop
-    if budget is None or recipe.data.evaluation is None:
-        raise UsageError("a search needs labelled data (data.evaluation) and a budget (budget.metric_drop)")
-    end = time.monotonic() + 60 * minutes
+    budget = budget_of(recipe)
+    end = time.monotonic() + 60 * (recipe.search.minutes if minutes is None else minutes)
     with ExitStack() as stack:
         stack.enter_context(isolated_imports(recipe.folder))
         scratch = stack.enter_context(workspace())
@@ -151,6 +93,18 @@ def search(
         return Found(guess.points, front(guess.points), chosen, drop, interval, better, len(plans), budget)
 
 
+def budget_of(recipe: Recipe) -> float:
+    """How much worse the metric of a plan may be.
+
+    Raises:
+        UsageError: the recipe lacks evaluation data or a budget.
+    """
+    budget = recipe.budget.metric_drop
+    if budget is None or recipe.data.evaluation is None:
+        raise UsageError("a search needs labelled data (data.evaluation) and a budget (budget.metric_drop)")
+    return budget
+
+
 def write_plan(recipe: Recipe, found: Found, path: Path) -> None:
     """Write the recipe of the chosen plan.
 
@@ -158,14 +112,14 @@ def write_plan(recipe: Recipe, found: Found, path: Path) -> None:
         UsageError: nothing may be written there.
     """
     content = recipe.model_dump(mode="json", exclude={"search"}, exclude_defaults=True)
-    content["passes"] = [*recipe.passes, *found.chosen.plan.steps]
+    content["passes"] = [*recipe.steps, *found.chosen.plan.steps]
     for key, unit in (("latency", " s"), ("size", " B")):
         if key in content.get("budget", {}):
             content["budget"][key] = f"{content['budget'][key]:.9g}{unit}"
     point = found.chosen
     head = f"# chosen by planish search: {point.gain:.2f} times as fast, {point.shrinkage:.2f} times smaller\n"
     with replacing(path) as draft:
-        draft.write_text(head + yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        draft.write_text(head + yaml.safe_dump(escape(content), sort_keys=False), encoding="utf-8")
 
 
 def _next(guess: Guess, plans: Sequence[Plan], trials: Trials, end: float) -> Plan | None:

@@ -131,7 +131,7 @@ class Trials:
                 cache.unpack(job, parcel)
 
     def _job(self, plan: Plan) -> tuple[Job, BuildCache]:
-        recipe = self.job.recipe.model_copy(update={"passes": (*self.job.recipe.passes, *plan.steps)})
+        recipe = self.job.recipe.model_copy(update={"passes": (*self.job.recipe.steps, *plan.steps)})
         job = replace(self.job, recipe=recipe, passes=recipe.pipeline(), reporter=SILENT)
         return job, BuildCache(recipe, Path(mkdtemp(dir=self.scratch)), self.reporter, is_fresh=False)
 

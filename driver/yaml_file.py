@@ -32,7 +32,8 @@ def read_yaml(path: Path) -> Any:
         raise UsageError(f"{path} can't be read: {error}") from error
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
-        raise UsageError(f"{path}{line} is not YAML: {error.problem}") from error
+        hint = "; inside of braces and brackets, quote texts with ${...}" if "${" in str(error) else ""
+        raise UsageError(f"{path}{line} is not YAML: {error.problem}{hint}") from error
     except RecursionError as error:
         raise UsageError(f"{path} is nested too deeply, or in itself") from error
     except (yaml.YAMLError, ValueError) as error:  # the latter for dates and numbers that are none

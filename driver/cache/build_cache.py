@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...ir.errors import UsageError
 from ..page.history import History
+from ..provenance import digest
 from ..recipe import Recipe
 from ..reporter import Reporter
 from ..results import PassRow
@@ -124,7 +125,8 @@ class BuildCache:
             self._reporter.warn(f"nothing of this build is kept for later ones: {error}")
 
     def _key(self, job: "Job") -> str:
-        return key("build", [self._base, *step_keys(self._base, job.passes, self._recipe.folder)[-1:]])
+        judged = [digest(job.evaluation)] if job.is_trial else []
+        return key("build", [self._base, *judged, *step_keys(self._base, job.passes, self._recipe.folder)[-1:]])
 
     def _last(self, job: "Job") -> str:
         return step_keys(self._base, job.passes, self._recipe.folder)[-1]

@@ -69,13 +69,18 @@ def graph_key(graph: Graph) -> str:
 
 
 def job_key(job: "Job") -> str:
-    """A key of what all passes and backends of a build depend on: model, data, target, seed and code."""
+    """A key of what all passes and backends of a build depend on: model, data, target, seed and code.
+
+    What passes leave in a trial holds no metric, so that of its evaluation data only the sample that passes time graphs
+    on counts, which is in the first batch.
+    """
     recipe = job.recipe
     tuned = "" if recipe.database is None else digest_of(recipe.database)
     labelled = (
         [Batch(*pair) for pair in zip(job.calibration, job.labels, strict=True)] if job.labels else job.calibration
     )
-    data = [digest(labelled), digest(job.evaluation), job.labelled is not None]
+    evaluation = job.evaluation[:1] if job.is_trial else job.evaluation
+    data = [digest(labelled), digest(evaluation), job.labelled is not None]
     asked = [recipe.backend, recipe.seed, str(recipe.verify), plain(job.target), recipe.data.metric, job.is_trial]
     code = _code(recipe.folder) if ":" in recipe.data.metric else ""
     return key(graph_key(job.source), data, asked, tuned, code, surroundings())

@@ -8,6 +8,7 @@ import yaml
 from ...passes.base import Effect
 from ...passes.units import show_bytes, show_seconds
 from ..measurement import Ratio
+from ..variables import escape
 from ..words import faster, smaller
 
 
@@ -69,7 +70,12 @@ def unchecked(manifest: Mapping[str, Any], measurements: Mapping[str, Any]) -> I
     if recipe.get("backend") not in ("auto", None):
         yield f"Only {recipe['backend']} was tried: the recipe names it."
     lossy = Effect.LOSSY.value
-    if measurements["metric"] is not None and any(row["effect"] not in (None, lossy) for row in measurements["passes"]):
+    changes = [row for row in measurements["passes"] if row["effect"] == lossy and any(row["counts"].values())]
+    if measurements["metric"] is not None and any(row["metric"] is None for row in changes):
+        yield "The metric was evaluated for the artifact, not after the passes, which a search has run."
+    elif measurements["metric"] is not None and any(
+        row["effect"] not in (None, lossy) for row in measurements["passes"]
+    ):
         yield "The metric was evaluated for the artifact and after lossy passes, not after other passes."
     threads = measurements["threads"]
     yield (
@@ -90,5 +96,5 @@ def reproduction(manifest: Mapping[str, Any]) -> tuple[str, str]:
             recipe[name] = {key: value for key, value in recipe[name].items() if value is not None}
             if not recipe[name]:
                 del recipe[name]
-    text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=100)
+    text = yaml.safe_dump(escape(recipe), sort_keys=False, allow_unicode=True, width=100)
     return text, "planish build recipe.yaml --fresh -o dist\nplanish verify dist"

@@ -33,7 +33,7 @@ from planish.passes.manager import PassManager
 from planish.passes.pipeline import parse_pipeline
 from planish.targets.load import load_target
 
-MEASURED = ("measurements.json", "report.html")
+MEASURED = ("measurements.json", "report.html", "timings.json")
 """The files of an artifact in which times are."""
 PASSES = ("cleanup", "fuse", "passes_of_mine:Negate", "cse", {"prune-channels": {"ratio": 0.25, "importance": "l1"}})
 
@@ -114,11 +114,8 @@ def test_builds_in_two_folders_differ_by_measured_times_alone(
         monkeypatch.setenv("PLANISH_CACHE", str(tmp_path / f"cache of {name}"))
         data = {"calibration": "data.py:calibration", "evaluation": "data.py:test"}
         passes = ["cleanup", {"prune-channels": {"ratio": 0.25}}, {"quantize": {"required": False}}]
-        build(
-            make_recipe(
-                {"model": "model.py:build", "data": data, "backend": backend, "passes": passes, "folder": place}
-            )
-        )
+        content = {"model": "model.py:build", "data": data, "backend": backend, "passes": passes, "folder": place}
+        build(make_recipe(content), times=tmp_path / "one" / "dist" if found else None)
         found.append(files(place, but=MEASURED))
     assert found[0] == found[1]
 

@@ -81,6 +81,10 @@ def test_what_answers_at_once_imports_nothing_heavy(arguments: list[str], blocke
         (["build", "nowhere.yaml"], 2, "error: there is no recipe nowhere.yaml"),
         (["build", "misspelt.yaml"], 2, "misspelt.yaml: unknown key 'budget.latncy'; did you mean 'latency'?"),
         (["build", "recipe.yaml", "-p", "dce"], 2, "a recipe sets its own passes"),
+        (["build", "recipe.yaml", "--set", "passes=auto"], 2, "a search needs labelled data (data.evaluation) and a"),
+        (["build", "recipe.yaml", "--set", "passes=auto", "--dry-run"], 2, "a search needs labelled data"),
+        (["build", "net.planish", "-p", "auto", "-o", "x"], 2, "a search needs labelled data (data.evaluation) and a"),
+        (["bisect", "auto.yaml"], 2, "bisect the recipe that `planish search auto.yaml -o FILE` writes"),
         (["build", "model.py:build", "-o", "x", "--max-drop", "a bit"], 2, "'budget.metric_drop': 'a bit' is not an"),
         (["build", "net.planish", "-o", "x", "-p", "claenup"], 2, "unknown pass 'claenup'; did you mean 'cleanup'?"),
         (["build", "model.py:buidl", "-o", "x"], 2, "model.py has no 'buidl'; did you mean 'build'?"),
@@ -112,6 +116,7 @@ def test_what_answers_at_once_imports_nothing_heavy(arguments: list[str], blocke
 )
 def test_bad_input_ends_with_one_clear_message(folder: Path, arguments: list[str], code: int, expected: str) -> None:
     (folder / "misspelt.yaml").write_text("model: model.py:build\nbudget: {latncy: 1 ms}")
+    (folder / "auto.yaml").write_text("model: net.planish\npasses: auto")
     (folder / "truncated.onnx").write_bytes(bytes(range(40)))
     result = planish(*arguments)
     assert result.exit_code == code, result.stderr

@@ -9,7 +9,7 @@ import planish
 from planish.backends.legal import legalized
 from planish.driver.instruments import make_instruments
 from planish.driver.recipe import Search
-from planish.driver.recipe_file import make_recipe
+from planish.driver.recipe_file import make_recipe, read_recipe
 from planish.driver.user_code import isolated_imports, resolve
 from planish.ir import errors
 from planish.ir.ops import operators
@@ -97,13 +97,16 @@ def test_what_the_architecture_names_is_there() -> None:
     assert not {name for name in named if not any(f"/{file}".find(f"/{name}") >= 0 for file in files)}
 
 
-def test_the_recipe_of_the_documentation_reads() -> None:
+def test_the_recipe_of_the_documentation_reads(tmp_path: Path) -> None:
     import yaml
 
-    text, checks, search = blocks("recipes.md", "yaml")
+    text, variables, checks, search = blocks("recipes.md", "yaml")
     recipe = make_recipe(yaml.safe_load(text))
     assert recipe.budget.latency == pytest.approx(0.005)
     assert {"quantize", "prune-channels"} <= {step.name for step in recipe.pipeline()}
+    (tmp_path / "recipe.yaml").write_text(variables)
+    recipe = read_recipe(tmp_path / "recipe.yaml")
+    assert (recipe.passes[1], recipe.output) == ({"prune-channels": {"ratio": 0.3}}, Path("dist/small"))
     assert (
         str(make_recipe({"model": "m.onnx", **yaml.safe_load(checks)}).verify)
         == "numeric,rtol=0.01,probes=4,edges=false"

@@ -1,17 +1,22 @@
 """The search for the best plan within a budget, on a small model with passes of which it is known what they do."""
 
+import json
 import time
 from pathlib import Path
 
 import pytest
+import yaml
+from typer.testing import CliRunner
 
+from planish.backends.manifest import read_manifest
 from planish.driver.build import build
+from planish.driver.cli import app
 from planish.driver.job import prepare
-from planish.driver.plans import Plan, Point
-from planish.driver.recipe_file import make_recipe
+from planish.driver.plans import Found, Plan, Point
+from planish.driver.recipe_file import make_recipe, read_recipe
 from planish.driver.report import search_table
 from planish.driver.reporter import SILENT
-from planish.driver.search import Found, search, write_plan
+from planish.driver.search import search, write_plan
 from planish.driver.trials import Trials
 from planish.driver.user_code import isolated_imports
 from planish.ir.errors import BudgetError, UsageError
@@ -120,9 +125,11 @@ def test_a_search_needs_a_budget_that_can_be_met(folder: Path) -> None:
         UsageError, match=r"can't show a drop below 0\.058, and the budget is 0\.01: give 6 times as much"
     ):
         search(recipe(folder, **lossy))
-    by_drop = {"goal": "size", "confidence": 0.5, "passes": TECHNIQUES}
+    by_drop = {"goal": "size", "confidence": 0.5, "passes": TECHNIQUES[1:2], "minutes": 1e-9}
     with pytest.raises(BudgetError, match=r"none of 1 plans is shown to keep the metric within 0\.01"):
-        search(recipe(folder, **lossy, search=by_drop), minutes=1e-9)
+        search(recipe(folder, **lossy, search=by_drop))
+    with pytest.raises(BudgetError, match="none of 2 plans"):
+        search(recipe(folder, **lossy, search=by_drop), minutes=60)
 
 
 def test_the_fastest_plans_are_timed_in_one_run_before_one_is_chosen(
@@ -175,3 +182,42 @@ def test_a_pass_is_expected_to_take_less_of_what_was_pruned(folder: Path) -> Non
         plan = Plan((*begun.steps, "quantize"))
         assert not trials.time_left_for(plan, time.monotonic() + least)
         assert trials.time_left_for(plan, time.monotonic() + most)
+
+
+def test_a_build_whose_passes_are_auto_builds_the_plan_that_a_search_chooses(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLANISH_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("PLANISH_CACHE_SIZE", "1GB")
+    content = {
+        "model": "net.planish",
+        "data": {"calibration": "data.py:calibration", "evaluation": "data.py:test"},
+        "backend": "onnxruntime",
+        "passes": "auto",
+        "budget": {"metric_drop": "50%"},
+        "search": {"goal": "size", "passes": [[{"prune-channels": {"ratio": 0.25}}]]},
+    }
+    (folder / "auto.yaml").write_text(yaml.safe_dump(content))
+    foreseen = CliRunner().invoke(app, ["build", "auto.yaml", "--dry-run", "--json"])
+    assert json.loads(foreseen.stdout)["plans"] == 2
+    assert not (folder / "dist").exists()
+
+    built = CliRunner().invoke(app, ["build", "auto.yaml"])
+    assert built.exit_code == 0, built.output
+    assert "2 of 2 plans were built" in built.output
+    assert "the graph after 31 of 31 steps is that of an earlier build" in built.output
+    chosen = ["cleanup", "fuse", {"prune-channels": {"ratio": 0.25}}]
+    assert read_manifest(folder / "dist")["recipe"]["passes"] == chosen
+    assert "evaluated for the artifact, not after the passes" in (folder / "dist/report.html").read_text()
+
+    again = CliRunner().invoke(app, ["build", "auto.yaml", "--times", "dist"])
+    assert again.exit_code == 2
+    assert "leaves the passes to a new search, so --times can't repeat a build" in again.output
+
+
+def test_the_recipe_of_a_plan_says_what_the_search_was_given(tmp_path: Path) -> None:
+    given = make_recipe({"model": {"model.py:build": {"name": "${name}"}}, "passes": "auto"})
+    point = Point(Plan(("quantize",)), None)
+    write_plan(given, Found([point], [], point, 0.0, None, None, 1, 0.01), tmp_path / "plan.yaml")
+    written = read_recipe(tmp_path / "plan.yaml")
+    assert (written.model, written.passes) == (given.model, ("cleanup", "fuse", "quantize"))

@@ -8,7 +8,7 @@ import pytest
 
 import planish
 from planish.backends.artifact import write_artifact
-from planish.backends.manifest import MEASUREMENTS, REPORT
+from planish.backends.manifest import MEASUREMENTS, REPORT, TIMINGS
 from planish.backends.tvm.backend import Tvm
 from planish.ir.equal import differences
 from planish.ir.interpreter import Interpreter
@@ -91,5 +91,5 @@ def digest(directory: Path) -> dict[str, str]:
     return {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in directory.iterdir()
-        if path.name not in (MEASUREMENTS, REPORT)
+        if path.name not in (MEASUREMENTS, REPORT, TIMINGS)
     }
