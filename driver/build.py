@@ -14,7 +14,6 @@ from ..ir.drafts import workspace
 from ..ir.errors import BudgetError, UsageError
 from ..ir.files import RefusedFileError, open_regular, writing
 from ..passes.instrument import Instrument
-from ..passes.units import show_bytes, show_seconds
 from ..targets.cpu import architecture
 from ..targets.load import load_target
 from .cache.build_cache import BuildCache
@@ -225,11 +224,7 @@ def _check_budget(budget: Budget, artifact: Artifact) -> None:
         raise UsageError("a budget on the latency needs a machine that runs what is built")
     if budget.metric_drop is not None and artifact.drop is not None and artifact.drop > budget.metric_drop + 1e-9:
         missed.append(f"the metric drops by {artifact.drop:.4f}, more than {budget.metric_drop:g}")
-    latency = artifact.built.latency
-    if budget.latency is not None and latency is not None and latency.median > budget.latency:
-        missed.append(f"the latency is {show_seconds(latency.median)}, more than {show_seconds(budget.latency)}")
-    if budget.size is not None and artifact.built.size > budget.size:
-        missed.append(f"the size is {show_bytes(artifact.built.size)}, more than {show_bytes(budget.size)}")
+    missed += artifact.excesses(budget)
     if missed:
         raise BudgetError(f"the budget is missed, so nothing is written: {'; '.join(missed)}")
 

@@ -8,6 +8,7 @@ from statistics import NormalDist, median
 import numpy as np
 
 from .plans import Plan, Point, name_of, options_of
+from .recipe import Budget
 
 _BRINGS_BACK = 0.8
 """The share of a loss that distillation is expected to bring back before it was tried."""
@@ -38,13 +39,15 @@ class Guess:
     without the step. A plan that trains runs as fast as the same one without: a measured difference is noise.
 
     Args:
-        budget: how far the metric may drop.
+        budget: what plans may cost; that of the metric is given.
         goal: what is to be best, `latency` or `size`.
         confidence: the confidence that losses are told with.
     """
 
-    def __init__(self, budget: float, goal: str, confidence: float = 0.975) -> None:
-        self._budget = budget
+    def __init__(self, budget: Budget, goal: str, confidence: float = 0.975) -> None:
+        assert budget.metric_drop is not None
+        self._budget = budget.metric_drop
+        self._costs = budget
         self._goal = goal
         self._confidence = confidence
         self._known: dict[str, Point] = {}
@@ -72,7 +75,7 @@ class Guess:
     def sequence(self) -> list[Point]:
         """Points within the budget, each of which is better than those before it and loses more: the best one last."""
         found: list[Point] = []
-        for point in sorted(self.points, key=self._loss):
+        for point in sorted(filter(self._fits, self.points), key=self._loss):
             if self._loss(point) <= self._budget and (not found or self._gain(point) > self._gain(found[-1]) * _WORTH):
                 found.append(point)
         return found
@@ -85,8 +88,13 @@ class Guess:
     def may_be_better(self, chosen: Point) -> Point | None:
         """The best of the points better than a chosen one whose drop itself keeps the budget; None if there is none."""
         least = self._gain(chosen) * _WORTH
-        found = [point for point in self.points if point.drop <= self._budget and self._gain(point) > least]
+        fitting = filter(self._fits, self.points)
+        found = [point for point in fitting if point.drop <= self._budget and self._gain(point) > least]
         return max(found, key=self._gain, default=None)
+
+    def _fits(self, point: Point) -> bool:
+        """Whether a point keeps to the latency and the size that were asked for."""
+        return point.artifact is not None and not point.artifact.excesses(self._costs)
 
     def next(self, plans: Sequence[Plan]) -> Plan | None:
         """The plan to build: the empty one and a setting of each pass first, then the most promising; None at the end.

@@ -14,8 +14,10 @@ import numpy as np
 from ..backends import Executable
 from ..ir.analysis.cost import Cost
 from ..passes.base import Effect
+from ..passes.units import show_bytes, show_seconds
 from .evaluation import Metric, Score, drop_interval, flips, largest_drop, mcnemar
 from .measurement import Latency, Ratio
+from .recipe import Budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,16 @@ class Artifact:
         if self.untouched.score is None or self.built.score is None:
             return None
         return flips(self.untouched.score, self.built.score)
+
+    def excesses(self, budget: Budget) -> list[str]:
+        """How far the artifact goes beyond a budget's latency and size, a clause for each that it exceeds."""
+        found: list[str] = []
+        latency, size = self.built.latency, self.built.size
+        if budget.latency is not None and latency is not None and latency.median > budget.latency:
+            found.append(f"the latency is {show_seconds(latency.median)}, more than {show_seconds(budget.latency)}")
+        if budget.size is not None and size > budget.size:
+            found.append(f"the size is {show_bytes(size)}, more than {show_bytes(budget.size)}")
+        return found
 
     def __repr__(self) -> str:
         drop = "" if self.drop is None or self.metric is None else f", {self.metric.name} drops by {self.drop:.4f}"

@@ -34,7 +34,7 @@ from .guess import Guess
 from .job import Job, prepare
 from .lowering import Candidate, open_artifact
 from .plans import Found, Plan, Point, front, plans_of
-from .recipe import Recipe
+from .recipe import Budget, Recipe
 from .reporter import SILENT, Reporter
 from .trials import Trials, choosing
 from .user_code import isolated_imports
@@ -74,7 +74,7 @@ def search(
         trials = Trials(choosing(job), scratch, reporter)
         plans, confidence = plans_of(recipe), recipe.search.confidence
         _check_samples(trials, budget, confidence)
-        guess = Guess(budget, recipe.search.goal, confidence)
+        guess = Guess(recipe.budget, recipe.search.goal, confidence)
         while (plan := _next(guess, plans, trials, end)) is not None:
             if pool is not None and plan.key not in trials.begun:
                 trials.run_elsewhere(pool, guess.ahead(plans, pool.workers))
@@ -84,13 +84,29 @@ def search(
             for point in trials.race(guess.contenders):
                 guess.learn(point)
         if not guess.sequence:
-            raise BudgetError(
-                f"none of {len(guess.points)} plans is shown to keep the metric within {budget:g}: ask for less, "
-                "give more evaluation data, or set search.confidence to 0.5"
-            )
+            raise BudgetError(_missed(guess.points, recipe.budget, budget, confidence))
         chosen, drop, interval = _tested(job, trials, guess.sequence, budget)
         better = guess.may_be_better(chosen)
         return Found(guess.points, front(guess.points), chosen, drop, interval, better, len(plans), budget)
+
+
+def _missed(points: Sequence[Point], costs: Budget, budget: float, confidence: float) -> str:
+    """Why none of some points can be chosen."""
+    within = [
+        (point.artifact.excesses(costs), point)
+        for point in points
+        if point.artifact is not None and point.loss(confidence) <= budget
+    ]
+    if not within:
+        return (
+            f"none of {len(points)} plans is shown to keep the metric within {budget:g}: ask for less, "
+            "give more evaluation data, or set search.confidence to 0.5"
+        )
+    excesses, nearest = min(within, key=lambda one: (len(one[0]), -one[1].gain * one[1].shrinkage))
+    return (
+        f"none of the {len(within)} plans that keep the metric within {budget:g} keeps the rest of the budget: "
+        f"with {nearest.plan}, {' and '.join(excesses)}"
+    )
 
 
 def budget_of(recipe: Recipe) -> float:

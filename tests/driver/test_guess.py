@@ -10,9 +10,11 @@ from planish.driver.evaluation import Score, find_metric
 from planish.driver.guess import Guess
 from planish.driver.measurement import Latency
 from planish.driver.plans import Plan, Point, front, plans_of
+from planish.driver.recipe import Budget
 from planish.driver.recipe_file import make_recipe
 from planish.driver.results import Artifact, Measured
 
+BUDGET = Budget(metric_drop=0.01)
 HALF, MOST = {"prune-channels": {"flops": 0.5}}, {"prune-channels": {"flops": 0.7}}
 PLANS = plans_of(make_recipe({"model": "net.onnx", "search": {"passes": [[HALF, MOST], ["distill"], ["quantize"]]}}))
 
@@ -27,7 +29,7 @@ def point(gain: float, drop: float, *steps: object) -> Point:
 
 
 def guess(*points: Point) -> Guess:
-    found = Guess(0.01, "latency")
+    found = Guess(BUDGET, "latency")
     for it in (point(1.0, 0.0), *points):
         found.learn(it)
     return found
@@ -42,6 +44,18 @@ def test_one_setting_of_each_technique_comes_first_and_then_what_promises_most()
     assert [str(plan) for plan in known.ahead(PLANS, 3)] == expected
     # with distillation, it is predicted to gain 2.6 and to lose 0.005; without, it says what it gains before it trains
     assert guess(*SINGLES).next(PLANS) == Plan((HALF, "quantize"))
+
+
+@pytest.mark.parametrize(
+    ("costs", "best"),
+    [({}, "quantize"), ({"latency": "0.4 s"}, None), ({"latency": "0.6 s"}, "quantize"), ({"size": "99 B"}, None)],
+)
+def test_the_best_plan_keeps_to_the_latency_and_the_size(costs: dict[str, str], best: str | None) -> None:
+    known = Guess(Budget.model_validate({"metric_drop": 0.01, **costs}), "latency")
+    for it in (point(1.0, 0.0), *SINGLES):
+        known.learn(it)
+    assert [str(it.plan) for it in known.sequence][-1:] == [best] * (best is not None)
+    assert known.next(PLANS) is not None  # goes on where nothing fits
 
 
 def test_another_scheme_comes_as_soon_as_another_pass() -> None:
@@ -225,7 +239,7 @@ def test_a_plan_keeps_the_budget_where_the_data_show_it() -> None:
 
     points = (told(1.0, 0), told(1.5, 3, HALF), told(1.4, 4, HALF, "quantize"), told(2.0, 8, MOST))
     for confidence, kept in ((0.975, [(), (HALF,)]), (0.5, [(), (HALF,), (MOST,)])):
-        known = Guess(0.01, "latency", confidence)
+        known = Guess(BUDGET, "latency", confidence)
         for it in points:
             known.learn(it)
         assert [it.plan.steps for it in known.sequence] == kept
@@ -249,7 +263,7 @@ def test_what_is_measured_anew_takes_the_place_of_what_was() -> None:
 
 
 def test_sizes_are_not_timed() -> None:
-    known = Guess(0.01, "size")
+    known = Guess(BUDGET, "size")
     known.learn(point(1.0, 0.0))
     assert known.best is not None
     assert known.contenders == []

@@ -1,6 +1,7 @@
 """The search for the best plan within a budget, on a small model with passes of which it is known what they do."""
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -130,6 +131,14 @@ def test_a_search_needs_a_budget_that_can_be_met(folder: Path) -> None:
         search(recipe(folder, **lossy, search=by_drop))
     with pytest.raises(BudgetError, match="none of 2 plans"):
         search(recipe(folder, **lossy, search=by_drop), minutes=60)
+    small = {"budget": {"metric_drop": "50%", "size": "1 kB"}, "search": {"goal": "size", "passes": TECHNIQUES[2:]}}
+    with pytest.raises(BudgetError) as refusal:
+        search(recipe(folder, **small))
+    assert re.fullmatch(
+        r"none of the 3 plans that keep the metric within 0\.5 keeps the rest of the budget: "
+        r"with prune-channels\{ratio=0\.\d+\}, the size is \d\.\d+ kB, more than 1 kB",
+        str(refusal.value),
+    )
 
 
 def test_the_fastest_plans_are_timed_in_one_run_before_one_is_chosen(
