@@ -23,6 +23,9 @@ AGAIN_SECONDS = 0.04
 """How long calls are repeated that the system has interrupted for other processes."""
 
 LONGEST_SECONDS = 20.0
+PATIENT_SECONDS = 5.0
+"""For how long models are timed whose ratio is to hold at another moment: that of short ones drifts within seconds."""
+
 WARM_UP = 3
 
 
@@ -67,7 +70,9 @@ Settled: TypeAlias = Callable[[np.ndarray], bool]
 """A function that is told the median seconds of some rounds, float[models, rounds], and says whether these suffice."""
 
 
-def interleaved(models: Sequence[Callable[[], object]], settled: Settled | None = None) -> list[Latency]:
+def interleaved(
+    models: Sequence[Callable[[], object]], settled: Settled | None = None, seconds: float = 0.0
+) -> list[Latency]:
     """The latencies of some models, measured in turn, without rounds in which all calls of one model were disturbed.
 
     Disturbed rounds count only where there are too few others.
@@ -75,10 +80,11 @@ def interleaved(models: Sequence[Callable[[], object]], settled: Settled | None 
     Args:
         models: a function for each model that runs one inference on inputs of its own.
         settled: whether the seconds so far answer the caller's question, so that no more rounds are needed.
+        seconds: for how long they are measured at least; a number of rounds is enough otherwise.
     """
     calls = [_calls_per_block(run) for run in models]
-    expected = sum(seconds * (number + 1) for seconds, number in calls)
-    rounds = int(np.clip(LONGEST_SECONDS / expected, FEWEST_ROUNDS, ROUNDS))
+    expected = sum(taken * (number + 1) for taken, number in calls)
+    rounds = int(np.clip(LONGEST_SECONDS / expected, FEWEST_ROUNDS, max(ROUNDS, seconds / expected)))
     medians = np.empty((len(models), rounds))
     disturbed = np.zeros(rounds, bool)
     gc.disable()

@@ -18,7 +18,7 @@ from .executor import Executor
 from .job import Job, prepare
 from .lowering import open_artifact
 from .making import Untouched, evaluated, make, run_passes
-from .measurement import interleaved
+from .measurement import PATIENT_SECONDS, interleaved
 from .plans import Plan, Point, name_of
 from .recipe import Recipe
 from .reporter import SILENT, Reporter
@@ -108,7 +108,8 @@ class Trials:
         untouched = self.untouched.model.executable
         sample = single_sample(self.job.evaluation[0].inputs, untouched.inputs)
         models = [untouched, *(it.executable for it in built)]
-        reference, *latencies = interleaved([lambda model=model: model.run(sample) for model in models])
+        runs = [lambda model=model: model.run(sample) for model in models]
+        reference, *latencies = interleaved(runs, seconds=PATIENT_SECONDS)
         return [point.timed(reference, latency) for point, latency in zip(points, latencies, strict=True)]
 
     def run_elsewhere(self, executor: Executor, plans: Sequence[Plan]) -> None:
