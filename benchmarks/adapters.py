@@ -6,8 +6,8 @@
 
 The model is all-MiniLM-L6-v2 with a linear head. Rows are the head trained alone, adapters of queries and values
 trained with the head behind that (Kumar et al., "Fine-Tuning Can Distort Pretrained Features and Underperform
-Out-of-Distribution", ICLR 2022), these merged, and merged in int8. Change is that of the accuracy beside the head alone, with an interval that
-holds 95 % of resamples of the sentences.
+Out-of-Distribution", ICLR 2022), these merged, and merged in int8. Change is that of the accuracy beside the head
+alone, with an interval that holds 95 % of resamples of the sentences.
 """
 
 import tempfile

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from planish.driver import measurement
-from planish.driver.measurement import FEWEST_ROUNDS, Latency, interleaved
+from planish.driver.measurement import FEWEST_ROUNDS, ROUNDS, Latency, interleaved
 
 
 def test_a_ratio_is_taken_round_by_round() -> None:
@@ -69,6 +69,14 @@ def test_where_every_call_is_interrupted_all_of_them_count(monkeypatch: pytest.M
 
     assert len(latency.rounds) == FEWEST_ROUNDS
     assert latency.rounds.min() >= 0.01
+
+
+def test_models_are_measured_for_as_long_as_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measurement, "_calls_per_block", lambda _: (0.004, 4))  # 0.02 s of each model in a round
+
+    found = [len(interleaved([lambda: None] * 2, seconds=seconds)[0].rounds) for seconds in (0.0, 0.5, 4.0, 1e9)]
+
+    assert found == [ROUNDS, ROUNDS, 100, 500]
 
 
 def test_rounds_that_the_system_interrupts_throughout_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
