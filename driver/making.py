@@ -22,7 +22,7 @@ from .data import single_sample
 from .evaluation import Score, interpreted
 from .job import Job
 from .lowering import Candidate, choice, fastest, lower, refuse_early
-from .measurement import PATIENT_SECONDS, Latency, interleaved
+from .measurement import Latency, interleaved
 from .page.history import History
 from .provenance import digest, versions
 from .replay import replay
@@ -129,9 +129,8 @@ def _measured(job: Job, ran: Ran, scratch: Path) -> tuple[Latency, Measured, Pat
     candidates = job.lowering(ran.probes, scratch).candidates(ran.graph, job.earlier.backend or job.recipe.backend)
     job.reporter.stage("measuring latency")
     models = [ran.untouched.model.executable, *(candidate.executable for candidate in candidates)]
-    seconds = PATIENT_SECONDS if job.is_trial else 0.0
     runs = [lambda model=model: model.run(ran.sample) for model in models]
-    reference, *latencies = interleaved(runs, seconds=seconds)
+    reference, *latencies = interleaved(runs, patient=job.is_trial)
     if len(candidates) > 1:
         taken = (
             f"{it.backend} {show_seconds(latency.median)}" for it, latency in zip(candidates, latencies, strict=True)

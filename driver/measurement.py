@@ -71,7 +71,7 @@ Settled: TypeAlias = Callable[[np.ndarray], bool]
 
 
 def interleaved(
-    models: Sequence[Callable[[], object]], settled: Settled | None = None, seconds: float = 0.0
+    models: Sequence[Callable[[], object]], settled: Settled | None = None, *, patient: bool = False
 ) -> list[Latency]:
     """The latencies of some models, measured in turn, without rounds in which all calls of one model were disturbed.
 
@@ -80,11 +80,12 @@ def interleaved(
     Args:
         models: a function for each model that runs one inference on inputs of its own.
         settled: whether the seconds so far answer the caller's question, so that no more rounds are needed.
-        seconds: for how long they are measured at least; a number of rounds is enough otherwise.
+        patient: whether they are measured for some seconds at least; a number of rounds is enough otherwise.
     """
     calls = [_calls_per_block(run) for run in models]
     expected = sum(taken * (number + 1) for taken, number in calls)
-    rounds = int(np.clip(LONGEST_SECONDS / expected, FEWEST_ROUNDS, max(ROUNDS, seconds / expected)))
+    most = max(ROUNDS, PATIENT_SECONDS / expected) if patient else ROUNDS
+    rounds = int(np.clip(LONGEST_SECONDS / expected, FEWEST_ROUNDS, most))
     medians = np.empty((len(models), rounds))
     disturbed = np.zeros(rounds, bool)
     gc.disable()

@@ -18,7 +18,7 @@ from .executor import Executor
 from .job import Job, prepare
 from .lowering import open_artifact
 from .making import Untouched, evaluated, make, run_passes
-from .measurement import PATIENT_SECONDS, interleaved
+from .measurement import interleaved
 from .plans import Plan, Point, name_of
 from .recipe import Recipe
 from .reporter import SILENT, Reporter
@@ -109,7 +109,7 @@ class Trials:
         sample = single_sample(self.job.evaluation[0].inputs, untouched.inputs)
         models = [untouched, *(it.executable for it in built)]
         runs = [lambda model=model: model.run(sample) for model in models]
-        reference, *latencies = interleaved(runs, seconds=PATIENT_SECONDS)
+        reference, *latencies = interleaved(runs, patient=True)
         return [point.timed(reference, latency) for point, latency in zip(points, latencies, strict=True)]
 
     def run_elsewhere(self, executor: Executor, plans: Sequence[Plan]) -> None:

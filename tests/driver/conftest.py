@@ -163,6 +163,12 @@ output: dist/
 """
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no search of a small model wait for the machine to change its pace."""
+    monkeypatch.setattr("planish.driver.measurement.PATIENT_SECONDS", 0.0)
+
+
 FILES = {"model.py": MODEL, "data.py": DATA, "passes_of_mine.py": PASSES, "recipe.yaml": RECIPE}
 
 

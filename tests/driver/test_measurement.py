@@ -71,12 +71,20 @@ def test_where_every_call_is_interrupted_all_of_them_count(monkeypatch: pytest.M
     assert latency.rounds.min() >= 0.01
 
 
-def test_models_are_measured_for_as_long_as_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measurement, "_calls_per_block", lambda _: (0.004, 4))  # 0.02 s of each model in a round
+@pytest.mark.parametrize(
+    ("seconds", "calls", "rounds"), [(0.5, 4, ROUNDS), (4.0, 4, 100), (1e9, 4, 500), (4.0, 999, FEWEST_ROUNDS)]
+)
+def test_patience_takes_more_rounds_of_short_models(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, calls: int, rounds: int
+) -> None:
+    monkeypatch.setattr(measurement, "PATIENT_SECONDS", seconds)
+    monkeypatch.setattr(measurement, "_calls_per_block", lambda _: (0.004, calls))  # 0.04 s a round with four
+    monkeypatch.setattr(measurement, "_block", lambda run, calls: (0.004, False))
 
-    found = [len(interleaved([lambda: None] * 2, seconds=seconds)[0].rounds) for seconds in (0.0, 0.5, 4.0, 1e9)]
+    (latency, _) = interleaved([lambda: None] * 2, patient=True)
 
-    assert found == [ROUNDS, ROUNDS, 100, 500]
+    assert len(latency.rounds) == rounds
+    assert len(interleaved([lambda: None] * 2)[0].rounds) == min(ROUNDS, max(rounds, FEWEST_ROUNDS))
 
 
 def test_rounds_that_the_system_interrupts_throughout_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
