@@ -51,8 +51,8 @@ def build(
         instruments: the instruments that watch the passes; where there are any, no pass is taken from the cache.
         key: the key that the artifact's manifest is signed with.
         fresh: whether everything is built and measured anew; a search goes by what is in the cache nonetheless.
-        times: an artifact of the same inputs, by whose times passes and the choice of a backend go, so that they decide
-            as they did for it; nothing is taken from the cache then.
+        times: an artifact of the same inputs, by whose times passes go, and whose backend `auto` takes, so that they
+            decide as they did for it; nothing is taken from the cache then.
 
     Raises:
         UsageError: the recipe makes no sense, a disk is full, or nothing may be written where it should be.

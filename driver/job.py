@@ -105,6 +105,11 @@ class Job:
         return Lowering(self.target, probes, recipe.verify, scratch, self.reporter, recipe.database, self.instruments)
 
     @property
+    def backend(self) -> str:
+        """The backend to compile by; `auto` for all, unless an earlier build has chosen."""
+        return (self.recipe.backend == "auto" and self.earlier.backend) or self.recipe.backend
+
+    @property
     def backends(self) -> Sequence[Backend]:
         """The backends that the result may be compiled by, as far as they are installed."""
         return [backend for backend in chosen(self.recipe.backend) if not backend.available()]

@@ -126,7 +126,7 @@ def _written(job: Job, ran: Ran, scratch: Path) -> tuple[Measured, Path]:
 
 def _measured(job: Job, ran: Ran, scratch: Path) -> tuple[Latency, Measured, Path]:
     """The latency of the untouched model, the fastest of the built models, and its path."""
-    candidates = job.lowering(ran.probes, scratch).candidates(ran.graph, job.earlier.backend or job.recipe.backend)
+    candidates = job.lowering(ran.probes, scratch).candidates(ran.graph, job.backend)
     job.reporter.stage("measuring latency")
     models = [ran.untouched.model.executable, *(candidate.executable for candidate in candidates)]
     runs = [lambda model=model: model.run(ran.sample) for model in models]

@@ -8,7 +8,7 @@ from ..backends.manifest import read_manifest
 from ..ir.drafts import workspace
 from ..ir.errors import ModelError
 from .build import build
-from .recipe import Budget, Recipe
+from .recipe import Recipe
 from .recipe_file import make_recipe
 from .reporter import Reporter
 
@@ -33,8 +33,7 @@ def differences(directory: Path, folder: Path, reporter: Reporter) -> list[str]:
     before = read_manifest(directory)
     recipe = _recipe(directory, before, folder)
     with workspace() as scratch:
-        again = recipe.model_copy(update={"output": scratch / "again", "budget": Budget(), "gate": None})
-        build(again, reporter, times=directory)
+        build(recipe.model_copy(update={"output": scratch / "again"}), reporter, times=directory)
         after = dict(_leaves(read_manifest(scratch / "again")))
     known = dict(_leaves(before))
     return [
@@ -45,7 +44,7 @@ def differences(directory: Path, folder: Path, reporter: Reporter) -> list[str]:
 
 
 def _recipe(directory: Path, manifest: Mapping[str, Any], folder: Path) -> Recipe:
-    """The recipe that an artifact was built from.
+    """The recipe that an artifact was built from, without its budget and its gate.
 
     Raises:
         ModelError: there is none in its manifest.
@@ -53,7 +52,8 @@ def _recipe(directory: Path, manifest: Mapping[str, Any], folder: Path) -> Recip
     """
     if "recipe" not in manifest:
         raise ModelError(f"{directory} wasn't built from a recipe, so it can't be built again")
-    return make_recipe({**manifest["recipe"], "folder": folder.absolute(), "name": f"the recipe in {directory}"})
+    kept = {key: value for key, value in manifest["recipe"].items() if key not in ("budget", "gate")}
+    return make_recipe({**kept, "folder": folder.absolute(), "name": f"the recipe in {directory}"})
 
 
 def _leaves(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -158,7 +158,7 @@ def verify(
         bool, typer.Option("--rebuild", help="build it again from its recipe and its times, and compare each file")
     ] = False,
     folder: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="the folder of the recipe; by default where the artifact is")
+        Path | None, typer.Option(metavar="FOLDER", help="recipe's folder, for --rebuild; else where the artifact is")
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -10,6 +10,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from ..ir.drafts import replacing
 from ..ir.errors import TargetError, UsageError
 from ..ir.files import writing
 
@@ -42,7 +43,8 @@ def sign(directory: Path, signature: Path, private_key: Path) -> None:
     config = _with_key(_library().signing.Config().use_elliptic_key_signer, private_key=private_key)
     with writing(signature):
         signature.parent.mkdir(parents=True, exist_ok=True)
-        config.sign(directory.resolve(), signature)  # which refuses links
+    with replacing(signature) as draft:
+        config.sign(directory.resolve(), draft)  # which refuses links
 
 
 def fault_of(directory: Path, signature: Path, public_key: Path) -> str | None:

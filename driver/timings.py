@@ -121,7 +121,7 @@ class Earlier:
 
     Attributes:
         told: the times that its passes were told.
-        backend: the backend that it took; empty where there was no earlier build.
+        backend: the backend that it took, for recipes that leave the choice; empty where there was no earlier build.
     """
 
     told: Told = ()

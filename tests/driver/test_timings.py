@@ -14,12 +14,14 @@ from typer.testing import CliRunner
 from planish.driver.build import build
 from planish.driver.cli import app
 from planish.driver.integrity import check_integrity
+from planish.driver.job import prepare
 from planish.driver.profiling import GraphProfiler
 from planish.driver.rebuild import differences
 from planish.driver.recipe import Recipe
 from planish.driver.recipe_file import make_recipe
 from planish.driver.reporter import SILENT, Reporter
-from planish.driver.timings import Timings
+from planish.driver.timings import Earlier, Timings
+from planish.driver.user_code import isolated_imports
 from planish.ir.errors import ModelError
 from planish.ir.graph import Graph
 from planish.passes.base import PassContext, Profile
@@ -109,7 +111,8 @@ def test_another_build_by_the_same_times_makes_the_same(
 
 
 def test_what_differs_in_what_is_built_again_is_named(folder: Path, caches: Callable[[], None]) -> None:
-    artifact = build(recipe(folder, "dist")).directory
+    bounds = {"budget": {"latency": "1 s", "size": "1 MB"}}  # which the manifest has as numbers
+    artifact = build(recipe(folder, "dist", **bounds)).directory
     caches()
     assert CliRunner().invoke(app, ["verify", str(artifact), "--rebuild", "--json"]).exit_code == 0
     text = (folder / "data.py").read_text()
@@ -123,6 +126,14 @@ def test_what_differs_in_what_is_built_again_is_named(folder: Path, caches: Call
     assert (away.exit_code, "net.planish" in away.output) == (2, True)
     found = CliRunner().invoke(app, ["verify", str(moved), "--rebuild", "--folder", str(folder), "--json"])
     assert json.loads(found.stdout)["faults"] == [fault]
+
+
+@pytest.mark.parametrize(("asked", "taken"), [("auto", "tvm"), ("onnxruntime", "onnxruntime")])
+def test_the_backend_of_the_earlier_build_is_taken_where_the_recipe_leaves_the_choice(
+    folder: Path, asked: str, taken: str
+) -> None:
+    with isolated_imports(folder):
+        assert prepare(recipe(folder, "dist", backend=asked), SILENT, (), Earlier((), "tvm")).backend == taken
 
 
 def test_times_that_were_changed_or_are_of_another_pass_are_not_gone_by(
