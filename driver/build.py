@@ -169,6 +169,7 @@ def _built(
     is_trial: bool,
 ) -> Built:
     """An artifact of what the recipe names now, or an earlier one of the same content."""
+    from .floors import refuse_hopeless
     from .job import prepare  # brings torch, which a build that was made before does without
     from .making import make
 
@@ -180,6 +181,7 @@ def _built(
         reporter.note("this was built before: this is its result; --fresh builds and measures anew")
         cache.remember(job, prepared.paths)
         return built
+    refuse_hopeless(job)
     with reading() as ran:
         built = make(job, scratch, cache)
     cache.keep(job, built)
@@ -224,7 +226,7 @@ def _check_budget(budget: Budget, artifact: Artifact) -> None:
         raise UsageError("a budget on the latency needs a machine that runs what is built")
     if budget.metric_drop is not None and artifact.drop is not None and artifact.drop > budget.metric_drop + 1e-9:
         missed.append(f"the metric drops by {artifact.drop:.4f}, more than {budget.metric_drop:g}")
-    missed += artifact.excesses(budget)
+    missed += artifact.built.excesses(budget)
     if missed:
         raise BudgetError(f"the budget is missed, so nothing is written: {'; '.join(missed)}")
 

@@ -13,10 +13,10 @@ from ..passes.group import run_each
 from ..passes.instruments.memory import STATUS, resident
 from ..passes.order import check_order, flattened
 from ..passes.pipeline import format_pipeline, pass_classes
-from ..passes.probes import make_probes
 from ..passes.units import show_bytes, show_seconds
-from .data import Feeds, ports_of, single_sample
+from .data import Feeds, ports_of
 from .evaluation import interpreted
+from .floors import refuse_hopeless
 from .job import Job, prepare
 from .lowering import chosen, refuse
 from .plans import plans_of
@@ -92,9 +92,8 @@ def dry_run(recipe: Recipe, reporter: Reporter) -> DryRun:
     with isolated_imports(recipe.folder):
         job = prepare(recipe, reporter)
         check_order(job.passes, tuple(pass_classes().values()))
-        (probe,) = make_probes(job.source, job.calibration, recipe.seed, 1)[:1]
-        ports = ports_of(job.source)
-        sample = single_sample(job.evaluation[0].inputs if job.evaluation else probe, ports)
+        refuse_hopeless(job)
+        sample = job.sample(ports_of(job.source))
         context = job.context(sizes_in(job.source, sample), sample)
         for step in flattened(job.passes):
             step.require(context)

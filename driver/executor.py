@@ -30,12 +30,14 @@ class Executor:
 
     Attributes:
         workers: how many pieces of work run at a time.
+        is_here: whether they are processes of this machine, which share its memory.
         run: a function of the work and its tasks that returns the results in the tasks' order; None for what no worker
             has finished.
     """
 
     workers: int
     run: Callable[[Work, Sequence[Any]], list[Any]]
+    is_here: bool = False
 
 
 @contextmanager
@@ -49,7 +51,7 @@ def opened(place: str | None) -> Generator[Executor | None]:
     if not place:
         yield None
     elif kind == "processes" and address.isdigit() and int(address):
-        yield Executor(int(address), partial(_in_processes, int(address)))
+        yield Executor(int(address), partial(_in_processes, int(address)), is_here=True)
     elif kind == "dask" and address:
         distributed = _package("distributed", "dask")
         with closing(_reached(place, partial(distributed.Client, f"tcp://{address}", timeout=_SECONDS))) as client:

@@ -94,7 +94,7 @@ class Guess:
 
     def _fits(self, point: Point) -> bool:
         """Whether a point keeps to the latency and the size that were asked for."""
-        return point.artifact is not None and not point.artifact.excesses(self._costs)
+        return point.artifact is not None and not point.artifact.built.excesses(self._costs)
 
     def next(self, plans: Sequence[Plan]) -> Plan | None:
         """The plan to build: the empty one and a setting of each pass first, then the most promising; None at the end.

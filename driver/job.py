@@ -6,17 +6,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..backends import Backend, find_backend
+from ..backends import Backend, Port, find_backend
 from ..backends.machine import runs_here
 from ..ir.errors import ModelError, UsageError
 from ..ir.graph import Graph
 from ..passes.base import Feeds, Labelled, Pass, PassContext
 from ..passes.instrument import Instrument
 from ..passes.pipeline import format_pipeline
+from ..passes.probes import make_probes
 from ..passes.reproducer import Reproducer
 from ..targets import Target
 from ..targets.load import load_target
-from .data import Batch, doubts, held_out, ports_of, read_data
+from .data import Batch, doubts, held_out, ports_of, read_data, single_sample
 from .evaluation import (
     Metric,
     Run,
@@ -80,6 +81,15 @@ class Job:
             find_function=partial(find_function, folder=self.recipe.folder),
             folder=self.recipe.folder,
         )
+
+    def sample(self, ports: Sequence[Port]) -> Feeds:
+        """The inputs that latency is measured on: one sample of the data, or a probe where there are none.
+
+        Args:
+            ports: the inputs of the model that is to run on them.
+        """
+        probes = [] if self.evaluation else make_probes(self.source, self.calibration, self.recipe.seed, 1)
+        return single_sample(self.evaluation[0].inputs if self.evaluation else probes[0], ports)
 
     @property
     def case(self) -> Reproducer:

@@ -18,7 +18,6 @@ from ..passes.reproducer import reproducing
 from ..passes.units import show_seconds
 from .cache.build_cache import BuildCache
 from .cache.builds import Built
-from .data import single_sample
 from .evaluation import Score, interpreted
 from .job import Job
 from .lowering import Candidate, choice, fastest, lower, refuse_early
@@ -108,9 +107,8 @@ def run_passes(job: Job, scratch: Path, cache: BuildCache, untouched: Untouched 
     if job.recipe.backend != "auto":  # of several, one may run it
         refuse_early(job.source, job.passes, job.context({}), find_backend(job.recipe.backend))
     untouched = untouched or evaluated(job, scratch)
-    inputs = untouched.model.executable.inputs
     probes = make_probes(job.source, job.calibration, job.recipe.seed, job.recipe.verify.probes)
-    sample = single_sample(job.evaluation[0].inputs if job.evaluation else probes[0], inputs)
+    sample = job.sample(untouched.model.executable.inputs)
     context = job.context(sizes_in(job.source, sample), sample)
     return Ran(*_run_passes(job, untouched.score, context, cache), untouched, probes, sample)
 

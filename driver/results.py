@@ -65,6 +65,16 @@ class Measured:
     size: int
     score: Score | None
 
+    def excesses(self, budget: Budget) -> list[str]:
+        """How far the model goes beyond a budget's latency and size, a clause for each that it exceeds."""
+        found: list[str] = []
+        latency, most = self.latency, budget.latency
+        if most is not None and latency is not None and latency.median > most:
+            found.append(f"the latency is {show_seconds(latency.median)}, more than {show_seconds(most)}")
+        if budget.size is not None and self.size > budget.size:
+            found.append(f"the size is {show_bytes(self.size)}, more than {show_bytes(budget.size)}")
+        return found
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Artifact:
@@ -124,16 +134,6 @@ class Artifact:
         if self.untouched.score is None or self.built.score is None:
             return None
         return flips(self.untouched.score, self.built.score)
-
-    def excesses(self, budget: Budget) -> list[str]:
-        """How far the artifact goes beyond a budget's latency and size, a clause for each that it exceeds."""
-        found: list[str] = []
-        latency, size = self.built.latency, self.built.size
-        if budget.latency is not None and latency is not None and latency.median > budget.latency:
-            found.append(f"the latency is {show_seconds(latency.median)}, more than {show_seconds(budget.latency)}")
-        if budget.size is not None and size > budget.size:
-            found.append(f"the size is {show_bytes(size)}, more than {show_bytes(budget.size)}")
-        return found
 
     def __repr__(self) -> str:
         drop = "" if self.drop is None or self.metric is None else f", {self.metric.name} drops by {self.drop:.4f}"

@@ -28,8 +28,11 @@ import yaml
 
 from ..ir.drafts import replacing, workspace
 from ..ir.errors import BudgetError, UsageError
+from ..passes.instruments.memory import STATUS, available, resident
+from ..passes.units import show_bytes
 from .evaluation import Score, drop_interval, evaluate, largest_drop
 from .executor import opened
+from .floors import refuse_hopeless
 from .guess import Guess
 from .job import Job, prepare
 from .lowering import Candidate, open_artifact
@@ -70,16 +73,21 @@ def search(
                 "a search builds plans on every other batch of the evaluation data and tests them on the rest: "
                 "give at least two batches"
             )
+        refuse_hopeless(job)
         pool = stack.enter_context(opened(executor))
         trials = Trials(choosing(job), scratch, reporter)
         plans, confidence = plans_of(recipe), recipe.search.confidence
         _check_samples(trials, budget, confidence)
+        if pool is not None and pool.is_here and STATUS.is_file():
+            _check_memory(pool.workers, reporter)
         guess = Guess(recipe.budget, recipe.search.goal, confidence)
         while (plan := _next(guess, plans, trials, end)) is not None:
             if pool is not None and plan.key not in trials.begun:
                 trials.run_elsewhere(pool, guess.ahead(plans, pool.workers))
             reporter.stage(f"plan {len(guess.points) + 1}: {plan}")
             guess.learn(replace(trials.run(plan), predicted=guess.gain(plan)))
+        if len(guess.points) < min(2, len(plans)):
+            reporter.warn("the search's minutes leave no time for any plan: give it more (--minutes, search.minutes)")
         if len(guess.contenders) > 1:
             for point in trials.race(guess.contenders):
                 guess.learn(point)
@@ -93,7 +101,7 @@ def search(
 def _missed(points: Sequence[Point], costs: Budget, budget: float, confidence: float) -> str:
     """Why none of some points can be chosen."""
     within = [
-        (point.artifact.excesses(costs), point)
+        (point.artifact.built.excesses(costs), point)
         for point in points
         if point.artifact is not None and point.loss(confidence) <= budget
     ]
@@ -161,6 +169,17 @@ def _check_samples(trials: Trials, budget: float, confidence: float) -> None:
             f"half of the evaluation data can't show a drop below {least:.2g}, and the budget is {budget:g}: "
             f"give {math.ceil(least / budget)} times as much or more, or set search.confidence to 0.5, which "
             "goes by the drop itself"
+        )
+
+
+def _check_memory(workers: int, reporter: Reporter) -> None:
+    """Warn of workers that take more memory than there is, if each takes as much as this process has taken so far."""
+    each, left = resident("VmHWM"), available()
+    if each * workers > left:
+        fitting = f"--executor processes://{left // each}" if left >= each else "no --executor"
+        reporter.warn(
+            f"{workers} workers are likely to take {show_bytes(workers * each)} of memory, and {show_bytes(left)} are "
+            f"left: {fitting} may be faster"
         )
 
 

@@ -13,6 +13,7 @@ from ..pipeline import format_pass
 from ..units import show_bytes
 
 STATUS = Path("/proc/self/status")
+_SYSTEM = Path("/proc/meminfo")
 _CLEAR = Path("/proc/self/clear_refs")
 _PEAK = "5"
 """The text that resets the peak when it is written to that file, see proc_pid_clear_refs(5)."""
@@ -50,5 +51,14 @@ class Memory(Instrument):
 
 def resident(key: str) -> int:
     """`VmRSS`, the resident bytes of this process now, or `VmHWM`, their peak."""
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(key))
+    return _read(STATUS, key)
+
+
+def available() -> int:
+    """The bytes that other processes could take without any being swapped out."""
+    return _read(_SYSTEM, "MemAvailable")
+
+
+def _read(file: Path, key: str) -> int:
+    line = next(line for line in file.read_text().splitlines() if line.startswith(key))
     return int(line.split()[1]) * 1024

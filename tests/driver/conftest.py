@@ -9,6 +9,8 @@ from planish.driver.build import build
 from planish.driver.model import read_model
 from planish.driver.user_code import isolated_imports
 from planish.ir.storage import save
+from planish.targets.features import FEATURES
+from planish.targets.load import load_target
 
 MODEL = """
 import torch
@@ -200,3 +202,16 @@ def folder(tmp_path: Path, traced: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     shutil.copy(traced, tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def other_machine(folder: Path) -> Path:
+    """A target like this machine, which has an instruction set that this machine lacks."""
+    native = load_target("native")
+    lacking = min(FEATURES[native.architecture].keys() - native.features, key=lambda name: (name != "xop", name))
+    file = folder / "other.toml"
+    file.write_text(
+        f"description = 'another'\narchitecture = {native.architecture!r}\nmcpu = {native.mcpu!r}\n"
+        f"features = [{lacking!r}]\nthreads = 1\n"
+    )
+    return file

@@ -17,8 +17,6 @@ from planish.ir.storage import save
 from planish.ir.text import parse_graph
 from planish.passes.base import PassContext
 from planish.passes.instrument import Instrument
-from planish.targets.features import FEATURES
-from planish.targets.load import load_target
 
 
 def recipe(folder: Path, **changes: object) -> object:
@@ -110,6 +108,7 @@ def test_what_a_pass_lacks_is_told_before_any_runs(folder: Path) -> None:
             BudgetError,
             "the latency is .*, more than 1 ns; the size is",
         ),
+        ({"budget": {"size": "300 B"}}, BudgetError, "the budget is missed, so nothing is written: the size is"),
         ({"passes": ["passes_of_mine:Explode"]}, PassError, "out of luck"),
         ({"passes": ["passes_of_mine:Signal{number=2}"]}, KeyboardInterrupt, None),
         ({"data": {"evaluation": "data.py:calibration"}}, ModelError, "data.py:calibration has no labels"),
@@ -207,19 +206,6 @@ def test_what_was_asked_for_by_name_and_never_changed_anything_is_warned_about(p
     listener = Listener()
     optimize(parse_graph(source, {}), pipeline, reporter=listener)
     assert listener.warnings == [f"{step} changed nothing" for step in idle]
-
-
-@pytest.fixture
-def other_machine(folder: Path) -> Path:
-    """A target like this machine, which has an instruction set that this machine lacks."""
-    native = load_target("native")
-    lacking = min(FEATURES[native.architecture].keys() - native.features, key=lambda name: (name != "xop", name))
-    file = folder / "other.toml"
-    file.write_text(
-        f"description = 'another'\narchitecture = {native.architecture!r}\nmcpu = {native.mcpu!r}\n"
-        f"features = [{lacking!r}]\nthreads = 1\n"
-    )
-    return file
 
 
 def test_what_a_backend_can_t_run_is_refused_before_the_passes(folder: Path) -> None:

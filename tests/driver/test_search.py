@@ -16,8 +16,8 @@ from planish.driver.job import prepare
 from planish.driver.plans import Found, Plan, Point
 from planish.driver.recipe_file import make_recipe, read_recipe
 from planish.driver.report import search_table
-from planish.driver.reporter import SILENT
-from planish.driver.search import search, write_plan
+from planish.driver.reporter import SILENT, Doubts
+from planish.driver.search import _check_memory, search, write_plan
 from planish.driver.trials import Trials
 from planish.driver.user_code import isolated_imports
 from planish.ir.errors import BudgetError, UsageError
@@ -128,9 +128,13 @@ def test_a_search_needs_a_budget_that_can_be_met(folder: Path) -> None:
         search(recipe(folder, **lossy))
     by_drop = {"goal": "size", "confidence": 0.5, "passes": TECHNIQUES[1:2], "minutes": 1e-9}
     with pytest.raises(BudgetError, match=r"none of 1 plans is shown to keep the metric within 0\.01"):
-        search(recipe(folder, **lossy, search=by_drop))
+        search(recipe(folder, **lossy, search=by_drop), hurried := Doubts(SILENT))
+    assert hurried.texts == [
+        "the search's minutes leave no time for any plan: give it more (--minutes, search.minutes)"
+    ]
     with pytest.raises(BudgetError, match="none of 2 plans"):
-        search(recipe(folder, **lossy, search=by_drop), minutes=60)
+        search(recipe(folder, **lossy, search=by_drop), unhurried := Doubts(SILENT), minutes=60)
+    assert not unhurried.texts
     small = {"budget": {"metric_drop": "50%", "size": "1 kB"}, "search": {"goal": "size", "passes": TECHNIQUES[2:]}}
     with pytest.raises(BudgetError) as refusal:
         search(recipe(folder, **small))
@@ -139,6 +143,24 @@ def test_a_search_needs_a_budget_that_can_be_met(folder: Path) -> None:
         r"with prune-channels\{ratio=0\.\d+\}, the size is \d\.\d+ kB, more than 1 kB",
         str(refusal.value),
     )
+
+
+@pytest.mark.parametrize(
+    ("left", "told"),
+    [
+        (2.5, ["and 2.5 MB are left: --executor processes://2 may be faster"]),
+        (0.5, ["and 500 kB are left: no --executor may be faster"]),
+        (4.5, []),
+    ],
+)
+def test_workers_that_do_not_fit_into_memory_are_warned_of(
+    left: float, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("planish.driver.search.resident", {"VmHWM": 1_000_000}.get)
+    monkeypatch.setattr("planish.driver.search.available", lambda: int(left * 1_000_000))
+    doubts = Doubts(SILENT)
+    _check_memory(4, doubts)
+    assert doubts.texts == [f"4 workers are likely to take 4 MB of memory, {it}" for it in told]
 
 
 def test_the_fastest_plans_are_timed_in_one_run_before_one_is_chosen(
