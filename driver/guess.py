@@ -72,6 +72,22 @@ class Guess:
         return [point for point in self.points if point.is_timed and self._gain(point) >= least]
 
     @property
+    def racers(self) -> list[Point]:
+        """The contenders, and the plans from which what these gain is predicted."""
+        twins = [point.plan.untrained for point in self.contenders]
+        keys = {point.plan.key for point in self.contenders}
+        keys |= {plan.key for twin in twins if twin.steps for plan in (twin.parent, twin.last)}
+        return [point for point in self.points if point.is_timed and point.plan.key in keys]
+
+    def expected(self, plan: Plan) -> float | None:
+        """What a plan is predicted to gain by what is known of plans with other techniques; None where nothing is."""
+        others = Guess(self._costs, self._goal, self._confidence)
+        for point in self.points:
+            if point.plan.untrained != plan.untrained:
+                others.learn(point)
+        return others.gain(plan)
+
+    @property
     def sequence(self) -> list[Point]:
         """Points within the budget, each of which is better than those before it and loses more: the best one last."""
         found: list[Point] = []

@@ -67,7 +67,8 @@ class Point:
         plan: the plan.
         artifact: what was measured, on the evaluation data that plans are chosen by; None where it failed.
         failure: why it failed; empty where it didn't.
-        predicted: how many times faster it was taken to be before it was built; None where nothing was known.
+        predicted: how many times faster it is taken to be by what other plans were measured to gain; None where nothing
+            is known.
     """
 
     plan: Plan

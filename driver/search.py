@@ -4,7 +4,8 @@ Plans are some of the recipe's techniques in their order, each with one of its s
 itself; what it gives and costs predicts plans of several (`guess.py`). Then the plan with the best prediction is built,
 checked and measured as any recipe is, and its own figures replace the prediction for all plans that go on from it,
 until no plan that may meet the budget is predicted to be better than the best one that does; in the end settings
-between two that were given are tried. The fastest plans are timed once more, in turn.
+between two that were given are tried. The fastest plans are timed once more, in turn with the plans that they go on
+from, and their speed is predicted once more by those.
 
 All that uses one half of the evaluation data. Plans that are shown to keep the budget there are tested on the other
 half, from the one that loses least to the fastest, until one isn't shown to keep it; the last one that passed becomes
@@ -88,9 +89,12 @@ def search(
             guess.learn(replace(trials.run(plan), predicted=guess.gain(plan)))
         if len(guess.points) < min(2, len(plans)):
             reporter.warn("the search's minutes leave no time for any plan: give it more (--minutes, search.minutes)")
-        if len(guess.contenders) > 1:
-            for point in trials.race(guess.contenders):
+        if len(racers := guess.racers) > 1:
+            raced = trials.race(racers)
+            for point in raced:
                 guess.learn(point)
+            for point in raced:
+                guess.learn(replace(point, predicted=guess.expected(point.plan)))
         if not guess.sequence:
             raise BudgetError(_missed(guess.points, recipe.budget, budget, confidence))
         chosen, drop, interval = _tested(job, trials, guess.sequence, budget)

@@ -262,6 +262,25 @@ def test_what_is_measured_anew_takes_the_place_of_what_was() -> None:
     assert known.best.plan == Plan((MOST,))
 
 
+def test_the_fastest_plans_are_timed_with_those_that_predict_their_speed() -> None:
+    both = (HALF, "quantize")
+    trained = point(2.6, 0.004, HALF, "distill", "quantize")
+    known = guess(*SINGLES[:1], SINGLES[2], point(2.5, 0.021, *both), trained)
+    assert [it.plan.steps for it in known.contenders] == [both, (HALF, "distill", "quantize")]
+    assert [it.plan.steps for it in known.racers] == [
+        (HALF,),
+        ("quantize",),
+        *(it.plan.steps for it in known.contenders),
+    ]
+    known.learn(point(1.2, 0.02, HALF))
+    known.learn(point(1.6, 0.001, "quantize"))
+    assert known.gain(Plan(both)) == pytest.approx(2.55)
+    # of a time of 1, the first leaves 0.83 and the second 0.63, half of which both are expected to leave alone
+    untouched = 0.5 / 1.6
+    share = untouched + (1 / 1.2 - untouched) * (1 / 1.6 - untouched) / (1 - untouched)
+    assert known.expected(Plan(both)) == known.expected(trained.plan) == pytest.approx(1 / share)
+
+
 def test_sizes_are_not_timed() -> None:
     known = Guess(BUDGET, "size")
     known.learn(point(1.0, 0.0))
