@@ -75,6 +75,8 @@ class Comparison:
         flips: how many samples only A gets right, and how many only B.
         mcnemar: the probability of flips that are as uneven, if both were equally good.
         samples: how many examples both ran on.
+        unlike: the names of outputs that have other shapes, as the boxes of detectors do, and are judged by the metric
+            alone.
     """
 
     a: Side
@@ -88,6 +90,7 @@ class Comparison:
     samples: int
     speedup: Ratio
     shrinkage: float
+    unlike: Sequence[str] = ()
 
 
 def compare(a: str, b: str, target: str, data: str | None, metric: str, folder: Path = Path()) -> Comparison:
@@ -117,11 +120,13 @@ def compare(a: str, b: str, target: str, data: str | None, metric: str, folder: 
         sample = list(sample_for(first, data, folder).values())
         scores = None if chosen is None else [_score(subject, chosen, batches) for subject in (first, second)]
         changes = None if scores is None else flips(*scores)
+        names = [port.name for port in first.executable.outputs]
+        found = output_differences(names, outputs[0], outputs[1], skips_unlike=scores is not None)
         slow, fast = interleaved([lambda model=it.executable: model(*sample) for it in (first, second)])
         return Comparison(
             a=Side(first.name, first.backend, slow, first.size, None if scores is None else scores[0].value),
             b=Side(second.name, second.backend, fast, second.size, None if scores is None else scores[1].value),
-            outputs=output_differences([port.name for port in first.executable.outputs], outputs[0], outputs[1]),
+            outputs=[it for it in found.values() if it is not None],
             metric=None if chosen is None else chosen.name,
             drop=None if chosen is None or scores is None else chosen.drop(*(score.value for score in scores)),
             drop_interval=None if chosen is None or scores is None else drop_interval(chosen, scores[0], scores[1]),
@@ -130,6 +135,7 @@ def compare(a: str, b: str, target: str, data: str | None, metric: str, folder: 
             samples=sum(_rows(batch) for batch in batches),
             speedup=fast.speedup_over(slow),
             shrinkage=first.size / second.size,
+            unlike=[name for name, it in found.items() if it is None],
         )
 
 
@@ -149,14 +155,19 @@ def _run(subject: Candidate, feeds: Feeds) -> Sequence[np.ndarray]:
 
 
 def output_differences(
-    names: Sequence[str], a: Sequence[Sequence[np.ndarray]], b: Sequence[Sequence[np.ndarray]]
-) -> list[OutputDifference]:
-    """How far the outputs of two models are apart.
+    names: Sequence[str],
+    a: Sequence[Sequence[np.ndarray]],
+    b: Sequence[Sequence[np.ndarray]],
+    *,
+    skips_unlike: bool = False,
+) -> dict[str, OutputDifference | None]:
+    """How far the outputs of two models are apart, by name.
 
     Args:
         names: the names of the outputs.
         a: the outputs of one on each batch.
         b: the outputs of the other on the same batches.
+        skips_unlike: whether outputs of other shapes are None in the result; they are an error otherwise.
 
     Raises:
         ModelError: they don't correspond.
@@ -166,13 +177,21 @@ def output_differences(
     wanted, got = ([flattened(dict(zip(names, batch, strict=True))) for batch in batches] for batches in (a, b))
     if [batch.keys() for batch in wanted] != [batch.keys() for batch in got]:
         raise ModelError("the models return sequences of other lengths, or maps of other keys, and can't be compared")
-    return [_difference(name, [batch[name] for batch in wanted], [batch[name] for batch in got]) for name in wanted[0]]
+    found: dict[str, OutputDifference | None] = {}
+    for name in wanted[0]:
+        ours, theirs = ([batch[name] for batch in batches] for batches in (wanted, got))
+        unlike = next(((x.shape, y.shape) for x, y in zip(ours, theirs, strict=True) if x.shape != y.shape), None)
+        if unlike and not skips_unlike:
+            shapes = " and ".join(str(list(shape)) for shape in unlike)
+            raise ModelError(
+                f"output {name!r} has shapes {shapes}, which a metric alone can judge: "
+                "give data with labels (-d) and a metric (--metric)"
+            )
+        found[name] = None if unlike else _difference(name, ours, theirs)
+    return found
 
 
 def _difference(name: str, a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> OutputDifference:
-    for wanted, got in zip(a, b, strict=True):
-        if wanted.shape != got.shape:
-            raise ModelError(f"output {name!r} has shapes {list(wanted.shape)} and {list(got.shape)}")
     divergence = _divergence(a, b)
     if a[0].dtype == object:
         same = [x == y for x, y in zip(a, b, strict=True)]

@@ -100,6 +100,10 @@ class Gate:
             for output in comparison.outputs:
                 found = f"{output.cosine:.6f}"
                 yield Check(f"cosine of {output.name}", f"{least:g} at least", found, output.cosine >= least)
+            for name in comparison.unlike:
+                yield Check(
+                    f"cosine of {name}", f"{least:g} at least", "none, since its shape is another", is_met=False
+                )
         if self.max_slower is not None:
             slower = comparison.speedup.inverse
             is_met = slower.lower <= 1 + self.max_slower

@@ -249,6 +249,8 @@ def comparison_tables(comparison: "Comparison") -> Iterator[Table]:
         numbers = (f"{row.largest:.3g}", f"{row.relative:.3g}", f"{row.cosine:.6f}", f"{row.sqnr:.1f} dB")
         within = "" if row.agreement_interval is None else " ({:.2%}-{:.2%})".format(*row.agreement_interval)
         outputs.add(row.name, *numbers, _maybe(row.agreement, ".2%") + within, _maybe(row.divergence, ".3g"))
+    if comparison.unlike:
+        outputs.caption = f"other shapes, judged by the metric alone: {printable(', '.join(comparison.unlike))}"
     yield outputs
     costs = _table("", "A", "B", "B against A")
     a, b = comparison.a, comparison.b

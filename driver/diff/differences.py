@@ -266,7 +266,8 @@ def _of_outputs(a: Graph, b: Graph, data: Sequence[Feeds]) -> tuple[Sequence[Out
             {value.name: probe[old.name] for old, value in zip(a.inputs, b.inputs, strict=True)} for probe in probes
         ]
         found = [list(outputs.values()) for outputs in run_graph(a, probes)]
-        return output_differences(list(a.outputs), found, [list(it.values()) for it in run_graph(b, renamed)]), ""
+        theirs = [list(outputs.values()) for outputs in run_graph(b, renamed)]
+        return [it for it in output_differences(list(a.outputs), found, theirs).values() if it is not None], ""
     except ModelError as error:
         return (), str(error)
 

@@ -410,7 +410,15 @@ def test_compare_refuses_what_does_not_correspond(folder: Path) -> None:
     )
     result = planish("compare", "net.planish", "other.py:build")
     assert result.exit_code == 3
-    assert "output 'output' has shapes [1, 4] and [1, 3]" in message(result)
+    assert "output 'output' has shapes [1, 4] and [1, 3], which a metric alone can judge" in message(result)
+    judged = planish("compare", "net.planish", "other.py:build", "-d", "data.py:test", "--json")
+    found = json.loads(judged.stdout)
+    assert found["outputs"] == []
+    assert found["unlike"] == ["output"]
+    assert found["drop"] > 0
+    gated = planish("compare", "net.planish", "other.py:build", "-d", "data.py:test", "--min-cosine", "0.5")
+    assert gated.exit_code == 5
+    assert "the cosine of output is none, since its shape is another, but must be 0.5 at least" in message(gated)
 
 
 def test_compare_takes_maps_by_key_and_texts_by_their_share(folder: Path) -> None:
