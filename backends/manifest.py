@@ -61,9 +61,12 @@ def read_manifest(directory: Path, key: bytes | None = None) -> dict[str, Any]:
         found = manifest.get("format") if isinstance(manifest, dict) else None
         raise ModelError(f"{path} has format {found}, but this version of planish reads format {FORMAT}")
     manifest = cast("dict[str, Any]", manifest)
-    if key is not None and not hmac.compare_digest(str(manifest.get(_SIGNATURE)).encode(), _signed(manifest, key)):
-        fault = "was signed with another key, or changed since" if _SIGNATURE in manifest else "has no signature"
-        raise ModelError(f"{path} {fault}: don't run it unless you know who wrote it")
+    if key is not None and _SIGNATURE not in manifest:
+        raise ModelError(f"{path} has no signature: don't run it unless you know who wrote it")
+    if key is not None and not hmac.compare_digest(str(manifest[_SIGNATURE]).encode(), _signed(manifest, key)):
+        raise ModelError(
+            f"{path} was signed with another key, or changed since: don't run it unless you know who wrote it"
+        )
     try:
         _check(manifest)
     except KeyError as error:
