@@ -10,7 +10,7 @@ from ...passes.legalization.expansions.attention import is_shortened
 from ...passes.legalization.expansions.casts import is_miscast
 from ...passes.legalization.expansions.integers import MATMUL_NBITS
 from ...passes.legalization.expansions.layers import is_training
-from ...passes.legalization.expansions.recurrent import is_batch_first
+from ...passes.legalization.expansions.recurrent import DYNAMIC_LSTM, is_batch_first
 from ...passes.legalization.expansions.runtime import (
     as_quick_gelu,
     divides_least,
@@ -113,6 +113,7 @@ SUPPORT = Support(
         "Clip": as_extremes,
         "GRU": never_empty,
         "LSTM": never_empty,
+        DYNAMIC_LSTM: never_empty,
         MATMUL_NBITS: with_block_sums,
         "Relu": as_extremes,
         "Swish": as_quick_gelu,

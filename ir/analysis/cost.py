@@ -203,6 +203,11 @@ def _recurrent(node: Node, symbols: Sizes) -> int:
     return _results(node, symbols) * rows // max(units, 1) * (size + units)
 
 
+def _dynamic_lstm(node: Node, symbols: Sizes) -> int:
+    """Each unit has a column of every gate: [directions, size, 4 * units]."""
+    return _results(node, symbols) * 4 * (_shape(node, 1, symbols)[1] + _shape(node, 2, symbols)[1])
+
+
 _RULES: dict[str, Callable[[Node, Sizes], int | None]] = {
     **dict.fromkeys(("Conv", "ConvInteger", "FusedConv"), _convolution(weight=1)),
     "QLinearConv": _convolution(weight=3),
@@ -213,6 +218,7 @@ _RULES: dict[str, Callable[[Node, Sizes], int | None]] = {
     **dict.fromkeys(("MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulNBits"), _product),
     **dict.fromkeys(("Attention", "MultiHeadAttention"), _attention),
     **dict.fromkeys(("LSTM", "GRU", "RNN"), _recurrent),
+    "DynamicQuantizeLSTM": _dynamic_lstm,
 }
 
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..traits import Trait
+from .quant import dynamic_quantize_linear
 from .registry import operator
 from .trained_rnn import fused_lstm
 
@@ -299,10 +300,30 @@ def lstm(
 
     What is clipped is the sums that go into the gates; the cell itself is not, as ONNX Runtime has it too.
     """
-    names = activations or ("Sigmoid", "Tanh", "Tanh") * 2
-    names = names[: 3 + 3 * (direction == "bidirectional")]
+    names = _names_of_lstm(activations, direction)
     layer = _layer(x, w, sequence_lens, direction, names, activation_alpha, activation_beta, clip, layout, of_sums=2)
-    start, cells = layer.state(initial_h, r), layer.state(initial_c, r)
+    return _cells(layer, (w, r), b, (initial_h, initial_c), p, input_forget=input_forget, outputs=outputs)
+
+
+def _names_of_lstm(activations: tuple[str, ...] | None, direction: str) -> tuple[str, ...]:
+    names = activations or ("Sigmoid", "Tanh", "Tanh") * 2
+    return names[: 3 + 3 * (direction == "bidirectional")]
+
+
+def _cells(
+    layer: _Layer,
+    weights: tuple[Tensor, Tensor],
+    b: Tensor | None,
+    states: tuple[Tensor | None, Tensor | None],
+    p: Tensor | None,
+    *,
+    input_forget: int,
+    outputs: int,
+    read: Callable[[Tensor], Tensor] = lambda x: x,
+) -> Tensor | tuple[Tensor, ...]:
+    """Run the cells of an LSTM; `read` is what becomes of the input, and of the state, before it is multiplied."""
+    w, r = weights
+    start, cells = (layer.state(given, r) for given in states)
 
     def run(index: int) -> tuple[Tensor, tuple[Tensor, ...]]:
         bias = None if b is None else b[index]
@@ -311,12 +332,68 @@ def lstm(
 
         def step(gates: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             cell = state[1]
-            i, o, forget, new = (gates + state[0] @ r[index].T + recurrent).chunk(4, -1)
+            i, o, forget, new = (gates + read(state[0]) @ r[index].T + recurrent).chunk(4, -1)
             i = f(i + peepholes[0] * cell)
             forget = 1 - i if input_forget else f(forget + peepholes[2] * cell)
             cell = forget * cell + i * g(new)
             return f(o + peepholes[1] * cell) * h(cell), cell
 
-        return layer.run(index, _gates(layer.x, w[index], bias), (start[index], cells[index]), step)
+        return layer.run(index, _gates(read(layer.x), w[index], bias), (start[index], cells[index]), step)
 
     return layer.results([run(index) for index in range(len(layer.directions))], outputs)
+
+
+def _types_of_turned(
+    x: Tensor, w: Tensor, r: Tensor, *inputs: Tensor | None, outputs: int = 1, direction: str = "forward", **others: Any
+) -> Tensor | tuple[Tensor, ...]:
+    return _types(x, w, r.mT, direction=direction, outputs=outputs)
+
+
+@operator(
+    "com.microsoft::DynamicQuantizeLSTM", types=_types_of_turned, traits=Trait.QUANTIZING | Trait.WITHOUT_GRADIENT
+)
+def dynamic_quantize_lstm(
+    x: Tensor,
+    w: Tensor,
+    r: Tensor,
+    b: Tensor | None,
+    sequence_lens: Tensor | None,
+    initial_h: Tensor | None,
+    initial_c: Tensor | None,
+    p: Tensor | None,
+    w_scale: Tensor,
+    w_zero_point: Tensor,
+    r_scale: Tensor,
+    r_zero_point: Tensor,
+    *,
+    activation_alpha: Floats = None,
+    activation_beta: Floats = None,
+    activations: tuple[str, ...] | None = None,
+    clip: float | None = None,
+    direction: str = "forward",
+    hidden_size: int | None = None,
+    input_forget: int = 0,
+    outputs: int = 1,
+) -> Tensor | tuple[Tensor, ...]:
+    """LSTM with the weights of all gates as columns of 8-bit integers, `[direction, size, 4 * hidden]`.
+
+    Scales and zero points are for a direction, or for each column. The input as a whole, and the state at each step,
+    are put on grids of uint8 that span their ranges. Threads of ONNX Runtime sharing a batch have grids of their own.
+    """
+    names = _names_of_lstm(activations, direction)
+    layer = _layer(x, w, sequence_lens, direction, names, activation_alpha, activation_beta, clip, 0, of_sums=2)
+    weights = _from_columns(w, w_scale, w_zero_point), _from_columns(r, r_scale, r_zero_point)
+    states = (initial_h, initial_c)
+    return _cells(layer, weights, b, states, p, input_forget=input_forget, outputs=outputs, read=_on_grid_of_bytes)
+
+
+def _from_columns(integers: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    """Return weights in floats with a row for each of the columns, as LSTM has them."""
+    directions = len(integers)
+    zero_points = zero_point.reshape(directions, 1, -1).to(scale.dtype)
+    return ((integers.to(scale.dtype) - zero_points) * scale.reshape(directions, 1, -1)).mT
+
+
+def _on_grid_of_bytes(x: Tensor) -> Tensor:
+    integers, scale, zero_point = dynamic_quantize_linear(x)
+    return (integers.to(x.dtype) - zero_point.to(x.dtype)) * scale

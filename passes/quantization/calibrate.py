@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 _STRETCHED = 8.0
 """How many times the median sample's reach a range must extend to, to count as stretched by a few samples."""
 
-_LOST = 0.005
-"""The share of a sample's power that rounding may lose in a stretched range, in the mean over samples."""
+LOST = 0.005
+"""The share of a sample's power that rounding may lose, in the mean over samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Calibrated:
             return 1.0
         stretch = max(-low, high) / float(np.median(self.reach[seen]))
         lost = np.minimum(((high - low) / STEPS) ** 2 / 12 / self.power[seen], 1)
-        return stretch if stretch > _STRETCHED and lost.mean() > _LOST else 1.0
+        return stretch if stretch > _STRETCHED and lost.mean() > LOST else 1.0
 
 
 @dataclass(slots=True)

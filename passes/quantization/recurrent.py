@@ -1,7 +1,7 @@
 """Weights of recurrent layers in int8, each row of a gate by its own scale; what flows through them stays in float.
 
-States are fed back at every step, so that errors of their rounding would add up along the sequence; those of weights
-don't. Weights are dequantized when the model is loaded, so that its file is smaller and its speed the same.
+Weights are dequantized when the model is loaded, so that its file is smaller and its speed the same. States, which are
+fed back at every step, are rounded only where `recurrent_products` finds that it pays.
 """
 
 from ...ir.builder import Builder

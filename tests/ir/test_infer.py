@@ -233,8 +233,8 @@ def test_an_unknown_operator_is_refused_with_the_nearest_name() -> None:
         infer("com.microsoft::FusedMatMull", [], {})
     with pytest.raises(ModelError, match="^unknown operator zzz; write what it does in operators of the standard$"):
         infer("zzz", [], {})
-    with pytest.raises(ModelError, match="DynamicQuantizeLSTM; ONNX Runtime writes it where it opt"):
-        infer("com.microsoft::DynamicQuantizeLSTM", [], {})
+    with pytest.raises(ModelError, match="QLinearSoftmax; ONNX Runtime writes it where it opt"):
+        infer("com.microsoft::QLinearSoftmax", [], {})
 
 
 def test_an_error_names_the_operator_the_types_and_torchs_reason() -> None:

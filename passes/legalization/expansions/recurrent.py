@@ -5,8 +5,9 @@ ended, and its outputs are zero from there on. A state that isn't given is zero,
 it.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -60,12 +61,18 @@ class _Layer:
         node: the node to spell out.
         states: the places of the states among the inputs.
         gates: how many gates there are.
+        given: what stands for some of the inputs, by their places.
     """
 
     op: Builder
     node: Node
     states: tuple[int, ...]
     gates: int
+    given: Mapping[int, Value] = field(default_factory=dict[int, Value])
+
+    def operand(self, place: int) -> Value:
+        """An input that is there."""
+        return self.given[place] if place in self.given else self.node.operand(place)
 
     def results(self, defaults: Sequence[str], step: Callable[["_Direction"], Step]) -> tuple[Value, ...]:
         """The outputs of all directions, each run by what `step` makes for it.
@@ -123,7 +130,7 @@ class _Direction:
 
     def weight(self, place: int) -> Value:
         """The part of an input that belongs to the direction."""
-        return self.layer.op.Gather(self.layer.node.operand(place), self.layer.op.constant(self.index))
+        return self.layer.op.Gather(self.layer.operand(place), self.layer.op.constant(self.index))
 
     def biases(self, part: int) -> list[Value | None]:
         """The biases of the gates, of the input (0) or of the state (1)."""
@@ -141,7 +148,7 @@ class _Direction:
     def from_input(self) -> Value:
         """What the input adds to the gates, `[time, batch, gates]`."""
         op = self.layer.op
-        y = op.MatMul(self.layer.node.operand(0), op.Transpose(self.weight(1), perm=(1, 0)))
+        y = op.MatMul(self.layer.operand(0), op.Transpose(self.weight(1), perm=(1, 0)))
         biases = [bias for bias in self.biases(0) if bias is not None]
         return op.Add(y, op.Concat(*biases, axis=0)) if biases else y
 
@@ -246,7 +253,36 @@ def _gru(op: Builder, node: Node) -> tuple[Value, ...]:
 
 
 def _lstm(op: Builder, node: Node) -> tuple[Value, ...]:
-    """Gates are in the order input, output, forget, cell; peepholes in the order input, output, forget."""
+    return _cells(_Layer(op, node, (5, 6), 4), lambda state: state)
+
+
+def _dynamic_quantize_lstm(op: Builder, node: Node) -> tuple[Value, ...]:
+    """An LSTM by weights that are dequantized, of an input and states that are put on grids of bytes and taken back."""
+    rounded = partial(_on_grid_of_bytes, op)
+    given = {0: rounded(node.operand(0)), 1: _from_columns(op, node, 1, 8), 2: _from_columns(op, node, 2, 10)}
+    return _cells(_Layer(op, node, (5, 6), 4, given), rounded)
+
+
+def _on_grid_of_bytes(op: Builder, x: Value) -> Value:
+    return op.DequantizeLinear(*op.DynamicQuantizeLinear(x, outputs=3))
+
+
+def _from_columns(op: Builder, node: Node, place: int, scale_place: int) -> Value:
+    """Weights in floats with a row for each column of integers; scales are for a direction, or for a column."""
+    integers = node.operand(place)
+    scale, zero_point = (op.Unsqueeze(node.operand(scale_place + index), [1]) for index in range(2))
+    if scale.type.rank == 2:
+        scale, zero_point = op.Unsqueeze(scale, [2]), op.Unsqueeze(zero_point, [2])
+    steps = op.Sub(cast(op, integers, scale.dtype), cast(op, zero_point, scale.dtype))
+    return op.Transpose(op.Mul(steps, scale), perm=(0, 2, 1))
+
+
+def _cells(layer: _Layer, read: Callable[[Value], Value]) -> tuple[Value, ...]:
+    """Spell out an LSTM's cells; `read` is what becomes of the state before it is multiplied.
+
+    Gates are in the order input, output, forget, cell; peepholes in the order input, output, forget.
+    """
+    op, node = layer.op, layer.node
     coupled = attribute(node, "input_forget", 0)
 
     def step(direction: _Direction) -> Step:
@@ -261,6 +297,7 @@ def _lstm(op: Builder, node: Node) -> tuple[Value, ...]:
 
         def run(gates: Value, state: State) -> tuple[Value, ...]:
             last, cell = state
+            last = None if last is None else read(last)
             parts = zip(direction.split(gates), weights, biases, strict=True)
             i, o, forget, new = (direction.plus(gate, last, weight, bias) for gate, weight, bias in parts)
             i = f(looked(i, 0, cell))
@@ -271,11 +308,18 @@ def _lstm(op: Builder, node: Node) -> tuple[Value, ...]:
 
         return run
 
-    return _Layer(op, node, (5, 6), 4).results(("Sigmoid", "Tanh", "Tanh"), step)
+    return layer.results(("Sigmoid", "Tanh", "Tanh"), step)
 
 
 def _spelled_out(expansion: Callable[[Builder, Node], tuple[Value, ...]]) -> Expansion:
     return lambda op, node: (_time_first if is_batch_first(node) else expansion)(op, node)
 
 
-EXPANSIONS: dict[str, Expansion] = {"GRU": _spelled_out(_gru), "LSTM": _spelled_out(_lstm), "RNN": _spelled_out(_rnn)}
+DYNAMIC_LSTM = "com.microsoft::DynamicQuantizeLSTM"
+
+EXPANSIONS: dict[str, Expansion] = {
+    "GRU": _spelled_out(_gru),
+    "LSTM": _spelled_out(_lstm),
+    "RNN": _spelled_out(_rnn),
+    DYNAMIC_LSTM: _dynamic_quantize_lstm,
+}

@@ -154,10 +154,10 @@ def never_empty(node: Node) -> Expansion | None:
     The kernel would do so where there is no batch, and for GRU where there is no step. The expansion's reshape fails
     there, since a size can't follow from others of which one is 0. None where it isn't needed.
     """
-    x, shape = node.operand(0), _FOLLOWING[node.operator]
+    x, shape = node.operand(0), _FOLLOWING.get(node.operator, _ANY_TIME)
     if x.type.is_ranked:
         time, batch = x.shape[:2]
-        if _is_sure(batch) and (_is_sure(time) or node.operator == "LSTM"):
+        if _is_sure(batch) and (_is_sure(time) or shape is _ANY_TIME):
             return None
     made = x.producer
     if made is not None and made.operator == "Reshape" and np.array_equal(_numbers(made, 1), shape):
@@ -171,8 +171,9 @@ def never_empty(node: Node) -> Expansion | None:
     )
 
 
-_FOLLOWING = {"GRU": (0, 0, -1), "LSTM": (-1, 0, 0)}
-"""Shapes of `[time, batch, size]` in which one size follows from those that must not be 0."""
+_ANY_TIME = (-1, 0, 0)
+_FOLLOWING = {"GRU": (0, 0, -1)}
+"""Shapes of `[time, batch, size]` in which one size follows from those that must not be 0; others are `_ANY_TIME`."""
 
 
 def _is_sure(dim: Dim) -> bool:

@@ -7,6 +7,8 @@ from planish.ir.analysis.cost import Cost, by_module, by_operator, flops, summar
 from planish.ir.graph import Graph
 from planish.ir.text import parse_graph
 
+DYNAMIC_LSTM = "com.microsoft::DynamicQuantizeLSTM"
+
 
 @pytest.mark.parametrize(
     ("line", "multiply_adds"),
@@ -24,13 +26,18 @@ from planish.ir.text import parse_graph
         ("%y: float32[5, 5] = Gemm(%b, %b) {transB = 1}", 5 * 5 * 5),
         ("%y: float32[n, 7, 12] = Attention(%q, %k, %k)", 7 * 9 * 12 * 2),
         ("%y: float32[n, 2, 7, 3] = LSTM(%a, %w, %r)", 7 * 2 * 12 * (20 + 3)),
+        (
+            f"%y: float32[n, 2, 7, 3] = {DYNAMIC_LSTM}(%a, %wt, %rt{', none' * 5}, %s, %z, %s, %z)",
+            7 * 2 * 12 * (20 + 3),
+        ),
     ],
 )
 def test_a_multiply_add_is_two_operations(line: str, multiply_adds: int) -> None:
     graph = parse_graph(f"""
         graph "g"(%image: float32[n, 3, 32, 32], %filter: float32[16, 3, 3, 3], %depthwise: float32[3, 1, 3, 3],
             %up: float32[3, 1, 2, 2], %a: float32[n, 7, 20], %b: float32[20, 5], %m: float32[20, 7], %f: float32[],
-            %q: float32[n, 7, 12], %k: float32[n, 9, 12], %w: float32[2, 12, 20], %r: float32[2, 12, 3])
+            %q: float32[n, 7, 12], %k: float32[n, 9, 12], %w: float32[2, 12, 20], %r: float32[2, 12, 3],
+            %wt: int8[2, 20, 12], %rt: int8[2, 3, 12], %s: float32[2], %z: int8[2])
             {{ {line} return y = %y }}""")
     node = next(graph.nodes)
     assert flops(node) == 2 * multiply_adds

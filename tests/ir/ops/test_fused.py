@@ -31,6 +31,9 @@ A, B = integers(np.uint8, 3, 8), integers(np.int8, 8, 5) // 2  # 7 bits: more sa
 SCALES = np.linspace(0.01, 0.02, 5).astype(np.float32)
 NIBBLES = {"K": 80, "N": 5, "bits": 4, "block_size": 32}
 NIBBLE_WEIGHTS = integers(np.uint8, 5, 3, 16)
+COLUMNS = [np.random.default_rng(k).integers(-63, 64, (1, k, 16)).astype(np.int8) for k in (3, 4)]
+BY_DIRECTION = (np.full(1, 0.004, np.float32), np.zeros(1, np.int8)) * 2
+BY_COLUMN = (np.linspace(0.002, 0.006, 16, dtype=np.float32)[None], np.zeros((1, 16), np.int8)) * 2
 CASES: dict[str, tuple[list[np.ndarray | None], dict[str, Any]]] = {
     "FusedMatMul": ([normal(2, 3, 4), normal(2, 4, 5)], {"alpha": 0.5}),
     "FusedMatMul, transposed": ([normal(2, 4, 3), normal(2, 5, 4)], {"transA": 1, "transB": 1}),
@@ -78,6 +81,11 @@ CASES: dict[str, tuple[list[np.ndarray | None], dict[str, Any]]] = {
         [A, scalar(0.02), scalar(7, np.uint8), B.T.copy(), scalar(0.01), scalar(3, np.int8)],
         {"transB": 1, "alpha": 2.0},
     ),
+    "DynamicQuantizeLSTM": ([normal(5, 2, 3), *COLUMNS, *[None] * 5, *BY_DIRECTION], {"hidden_size": 4}),
+    "DynamicQuantizeLSTM, all of it": (
+        [normal(5, 2, 3), *COLUMNS, normal(1, 32), None, *normal(2, 1, 2, 4), normal(1, 12), *BY_COLUMN],
+        {"hidden_size": 4, "direction": "reverse", "clip": 0.5, "input_forget": 1},
+    ),
 }
 
 
@@ -111,5 +119,7 @@ def _onnx_runtime(name: str, arrays: list[np.ndarray | None], attributes: Mappin
     graph = onnx.helper.make_graph([node], "case", inputs, [output])
     opsets = [onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid("com.microsoft", 1)]
     model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # threads that share a batch put its states on grids of their own
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return session.run(None, feeds)[0]

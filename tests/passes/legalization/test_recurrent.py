@@ -54,6 +54,19 @@ def test_both_directions_over_sequences_of_their_own_length(spelled_out, operato
     spelled_out(operator, turned[0], *inner, LENGTHS, *turned[1:], *holes, layout=1, **shared)
 
 
+@pytest.mark.parametrize("directions", [1, 2])
+def test_integers_stand_for_weights_and_for_what_they_multiply(spelled_out, directions: int) -> None:
+    """Scales are for a direction, or for each column of its weights; states may be given."""
+    w, r = (RNG.integers(-127, 128, (directions, k, 4 * HIDDEN)).astype(np.int8) for k in (SIZE, HIDDEN))
+    scales = np.full(directions, 0.01, np.float32), np.full((directions, 4 * HIDDEN), 0.005, np.float32)
+    zeros = np.full(directions, 3, np.int8), np.zeros((directions, 4 * HIDDEN), np.int8)
+    states = [floats(2, BATCH, HIDDEN) for _ in range(2)] if directions == 2 else [None, None]
+    direction = "bidirectional" if directions == 2 else "forward"
+    grids = scales[0], zeros[0], scales[1], zeros[1]
+    inputs = [floats(TIME, BATCH, SIZE), w, r, None, None, *states, None, *grids]
+    spelled_out("com.microsoft::DynamicQuantizeLSTM", *inputs, outputs=3, hidden_size=HIDDEN, direction=direction)
+
+
 def test_a_length_that_isn_t_known_is_refused(spelled_out) -> None:
     w, r, _ = weights("LSTM", 1)
     with pytest.raises(
