@@ -349,9 +349,7 @@ def _types_of_turned(
     return _types(x, w, r.mT, direction=direction, outputs=outputs)
 
 
-@operator(
-    "com.microsoft::DynamicQuantizeLSTM", types=_types_of_turned, traits=Trait.QUANTIZING | Trait.WITHOUT_GRADIENT
-)
+@operator("com.microsoft::DynamicQuantizeLSTM", types=_types_of_turned, traits=Trait.QUANTIZING)
 def dynamic_quantize_lstm(
     x: Tensor,
     w: Tensor,
@@ -395,5 +393,6 @@ def _from_columns(integers: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor
 
 
 def _on_grid_of_bytes(x: Tensor) -> Tensor:
-    integers, scale, zero_point = dynamic_quantize_linear(x)
-    return (integers.to(x.dtype) - zero_point.to(x.dtype)) * scale
+    """Round a tensor to the grid that spans it; the gradient passes straight through."""
+    integers, scale, zero_point = dynamic_quantize_linear(x.detach())
+    return (integers.to(x.dtype) - zero_point.to(x.dtype)) * scale + (x - x.detach())

@@ -23,6 +23,7 @@ _SETTINGS = {
     "Pad": (2,),
     "QuantizeLinear": (1, 2),
     "Resize": (1, 2),
+    "com.microsoft::DynamicQuantizeLSTM": (8, 10),
 }
 """Inputs that are floats, but no weights."""
 

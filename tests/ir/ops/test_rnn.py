@@ -119,3 +119,21 @@ def test_no_step_at_all_leaves_the_state() -> None:
     assert y.shape == (0, 1, BATCH, HIDDEN)
     assert last is not None
     torch.testing.assert_close(last, h)
+
+
+def test_gradients_pass_straight_through_the_rounding_of_inputs_and_states() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, w, r = (made(generator, *shape) for shape in ((TIME, BATCH, SIZE), (1, SIZE, 8), (1, HIDDEN, 8)))
+    scale, zero_point = torch.tensor([0.01]), torch.zeros(1, dtype=torch.int8)
+    integers = [(it / scale).round().clamp(-127, 127).to(torch.int8) for it in (w, r)]
+    grids = [scale, zero_point, scale, zero_point]
+    gradients: list[Tensor] = []
+    for operator, weights, others in (
+        ("com.microsoft::DynamicQuantizeLSTM", integers, [None] * 5 + grids),
+        ("LSTM", [(it * scale).mT for it in integers], []),
+    ):
+        leaf = x.clone().requires_grad_()
+        operators()[operator].function(leaf, *weights, *others).sum().backward()
+        assert leaf.grad is not None
+        gradients.append(leaf.grad)
+    assert 0 < (gradients[0] - gradients[1]).norm() < 0.05 * gradients[1].norm()

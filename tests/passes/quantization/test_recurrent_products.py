@@ -14,6 +14,7 @@ from planish.ir.interpreter import Interpreter
 from planish.ir.numerics import drift
 from planish.ir.types import DType, TensorType
 from planish.passes.base import PassContext, PassResult, Profile
+from planish.passes.distillation.distill import Distillation
 from planish.passes.quantization.quantize import Quantize
 from planish.targets.load import load_target
 
@@ -97,6 +98,24 @@ def test_the_kernel_never_sees_an_empty_batch() -> None:
     quantized(graph)
     legal = legalized(graph, load_target("native"), "onnxruntime")
     assert [node.operator for node in legal.nodes] == ["Reshape", DYNAMIC]
+
+
+def test_layers_before_learn_through_the_integers_which_stay() -> None:
+    graph = Graph("main")
+    x = graph.add_input("x", TensorType(DType.float32, (STEPS, 2, FEATURES)))
+    op = Builder(graph)
+    w, r = (op.constant(floats(1, 4 * HIDDEN, k) * np.float32(0.2), n) for n, k in (("w", FEATURES), ("r", HIDDEN)))
+    scaled = op.Mul(x, op.constant(np.linspace(0.5, 1.5, FEATURES, dtype=np.float32), "gain"))
+    graph.outputs = {"y": op.LSTM(scaled, w, r, hidden_size=HIDDEN)}
+    data = [feeds() for _ in range(4)]
+    source = graph.clone()
+    quantized(graph, data)
+    before = {name: constant.data.copy() for name, constant in graph.constants.items()}
+    graph.constants["gain"].data = before["gain"] * np.float32(0.5)
+    Distillation(epochs=4).apply(graph, PassContext(load_target("x86-64"), source=source, calibration=data))
+    after = {name: constant.data for name, constant in graph.constants.items()}
+    assert np.abs(after["gain"] - before["gain"]).max() < np.abs(before["gain"] * 0.5).max()
+    assert all(np.array_equal(after[name], before[name]) for name in before if name != "gain")
 
 
 def test_layers_go_on_to_share_a_weight() -> None:
