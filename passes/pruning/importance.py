@@ -1,21 +1,22 @@
 """What a group's channels are worth: the order in which they go, and what is lost with them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
-from ...ir.graph import Constant, Graph, Node, Value
+from ...ir.graph import Graph, Value
 from ..base import Feeds, PassContext
 from ..gradients import DRAWS, Gradients
 from ..measures import choose_measures
 from ..moments import Inputs, observe
 from ..quantization.calibrate import first_batches_of
 from .readers import Reader, reader
+from .scores import Norm, readings, score_batch_norms, score_filters, score_gradients, score_inputs
 
 if TYPE_CHECKING:  # networkx, scipy and torch come with these, which listing the passes must not import
-    from ...ir.analysis.channels import ChannelGroup, Member
+    from ...ir.analysis.channels import ChannelGroup
 
 WIDEST = 4096
 """The channels of a layer's input beyond which each is judged by itself."""
@@ -49,42 +50,24 @@ class Ranking:
         return cls(order, np.concatenate([[0.0], np.cumsum(np.maximum(costs, 0.0))]))
 
 
-# -- without data
+Importance: TypeAlias = Literal["auto", "loss", "l1", "l2", "fpgm", "bn-scale", "taylor", "wanda"]
+"""What channels are ranked by; `auto` is `loss` where there are data, and `l1` where there are none."""
 
 
-def rank_by_norm(group: "ChannelGroup", norm: Literal["l1", "l2"]) -> Ranking:
-    """Rank by the norms of the filters that compute a channel, with the scale of a batch norm behind them.
+def rank_by_score(score: np.ndarray, *, is_absolute: bool = False) -> Ranking:
+    """Rank by one number for each channel.
 
-    The norms of each layer are divided by their mean, so that no layer outvotes the others by its scale. A loss is the
-    share of the norms that goes.
+    Args:
+        score: the number of each channel, `[channels]`.
+        is_absolute: whether numbers of different groups can be compared; if not, a loss is the share of a group's.
     """
-    score = np.zeros(group.size)
-    for node, (value, axis, indices) in group.producers:
-        assert isinstance(value, Constant)
-        rows = np.moveaxis(value.data, axis, 0).reshape(value.data.shape[axis], -1).astype(np.float64)
-        norms = np.abs(rows).sum(axis=1) if norm == "l1" else np.square(rows).sum(axis=1)
-        scale = _scale_behind(node)
-        if scale is not None and len(scale) == len(norms):
-            norms = norms * (np.abs(scale) if norm == "l1" else np.square(scale))
-        norms = norms[indices].sum(axis=1)
-        score += norms / (norms.mean() or 1.0)
     order = np.argsort(score, kind="stable")
-    return Ranking.of(order, score[order] / (score.sum() or 1.0))
+    return Ranking.of(order, score[order] / (1.0 if is_absolute else score.sum() or 1.0))
 
 
-def _scale_behind(node: Node) -> np.ndarray | None:
-    """What a batch norm multiplies each channel of a layer's output by, where it can be folded into the layer."""
-    uses = node.outputs[0].uses
-    if len(uses) != 1 or uses[0].node.operator != "BatchNormalization" or uses[0].index:
-        return None
-    norm = uses[0].node
-    scale, variance = norm.constant(1), norm.constant(4)
-    if scale is None or variance is None or norm.attributes.get("training_mode"):
-        return None
-    return scale / np.sqrt(variance.astype(np.float64) + norm.attributes.get("epsilon", 1e-5))
-
-
-# -- with data
+def rank_by_norm(group: "ChannelGroup", norm: Norm) -> Ranking:
+    """Rank by the norms of the filters that compute a channel."""
+    return rank_by_score(score_filters(group, norm))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,31 +84,68 @@ class Observations:
 
 
 def rank(
-    graph: Graph, groups: Sequence["ChannelGroup"], batches: Sequence[Feeds], context: PassContext, about: str
+    graph: Graph,
+    groups: Sequence["ChannelGroup"],
+    importance: Importance,
+    batches: Sequence[Feeds],
+    context: PassContext,
+    about: str,
 ) -> list[Ranking]:
-    """Rank the channels of groups by what is lost without them; by norms where that isn't known.
+    """Rank the channels of groups; by the L1 norms of filters where their importance isn't known.
 
     Args:
         graph: the graph of the groups.
         groups: the groups of coupled channels.
-        batches: the inputs, one batch after another.
+        importance: what to rank by.
+        batches: the inputs, one batch after another; only norms and the scales of batch norms need none.
         context: the context that has the seed, shares what was found, and that progress is reported to.
         about: what the rankings depend on beside the graph, as text.
     """
+    if importance == "auto":
+        importance = "loss" if batches else "l1"
+    if importance in ("l1", "l2", "fpgm"):
+        return [rank_by_norm(group, importance) for group in groups]
+    if importance == "bn-scale":
+        return [rank_by_score(score_batch_norms(group), is_absolute=True) for group in groups]
 
     def compute() -> list[np.ndarray]:
-        nodes = dict.fromkeys(node for group in groups for node, _ in group.consumers)
-        readers = [known for node in nodes if (known := reader(node)) is not None]
-        observed = observe_readers(graph, readers, batches, first_batches_of(batches, _DRAWN_ON), context)
-        found: list[np.ndarray] = []
-        for done, group in enumerate(groups):
-            context.progress("ranking channels", done, len(groups))
-            ranking = rank_by_loss(group, observed) or rank_by_norm(group, "l1")
-            found += (ranking.order, ranking.losses)
-        return found
+        found = _estimates(graph, groups, importance, batches, context)
+        rankings = [known or rank_by_norm(group, "l1") for group, known in zip(groups, found, strict=True)]
+        return [array for it in rankings for array in (it.order, it.losses)]
 
     held = context.share(f"rankings by {about}", compute)
     return list(map(Ranking, held[::2], held[1::2]))
+
+
+def _estimates(
+    graph: Graph,
+    groups: Sequence["ChannelGroup"],
+    importance: Literal["loss", "taylor", "wanda"],
+    batches: Sequence[Feeds],
+    context: PassContext,
+) -> Iterator[Ranking | None]:
+    """The rankings of groups by data; None where a group's importance isn't known."""
+    if importance == "taylor":
+        for score in score_gradients(graph, groups, first_batches_of(batches, _OBSERVED), context):
+            yield None if score is None else rank_by_score(score, is_absolute=True)
+        return
+    nodes = dict.fromkeys(node for group in groups for node, _ in group.consumers)
+    readers = [known for node in nodes if (known := reader(node)) is not None]
+    if importance == "wanda":
+        inputs = observe(graph, [(it.x, it.axis) for it in readers], batches, context, 0, _enough(batches))
+        for group in groups:
+            score = score_inputs(group, inputs)
+            yield None if score is None else rank_by_score(score)
+        return
+    observed = observe_readers(graph, readers, batches, first_batches_of(batches, _DRAWN_ON), context)
+    for done, group in enumerate(groups):
+        context.progress("ranking channels", done, len(groups))
+        yield rank_by_loss(group, observed)
+
+
+def _enough(batches: Sequence[Feeds]) -> int:
+    """How many batches are observed in any case."""
+    return len(first_batches_of(batches, _OBSERVED))
 
 
 def observe_readers(
@@ -142,8 +162,7 @@ def observe_readers(
     """
     import torch
 
-    enough = len(first_batches_of(batches, _OBSERVED))
-    inputs = observe(graph, [(it.x, it.axis) for it in readers], batches, context, WIDEST, enough)
+    inputs = observe(graph, [(it.x, it.axis) for it in readers], batches, context, WIDEST, _enough(batches))
     axes = {it.node.output: it.output_axis for it in readers}
     weights: dict[Value, np.ndarray] = {}
     measures = choose_measures(graph, "auto")
@@ -168,32 +187,23 @@ def rank_by_loss(group: "ChannelGroup", observed: Observations) -> Ranking | Non
     Returns:
         None where a layer is not understood, or wasn't seen to read anything.
     """
-    readings: list[_Reading] = []
-    for node in dict.fromkeys(node for node, _ in group.consumers):
-        layer = reader(node)
-        place = None if layer is None else _member(group, layer.x, layer.axis)
-        if layer is None or place is None or (layer.x, layer.axis) not in observed.inputs:
-            return None
-        readings.append(_reading(layer, place.indices, observed))
-    if not readings:
+    read = readings(group, observed.inputs)
+    if read is None:
         return None
+    views = [_reading(layer, indices, observed) for layer, indices in read]
     alive, order, costs = np.ones(group.size, bool), list[int](), list[float]()
     at_once = -(-group.size // _ROUNDS)
     while alive.any():
         left = np.flatnonzero(alive)
-        scores = np.sum([reading.costs(left) for reading in readings], axis=0)
+        scores = np.sum([view.costs(left) for view in views], axis=0)
         chosen = np.argsort(scores, kind="stable")[:at_once]
         order += left[chosen].tolist()
         costs += scores[chosen].tolist()
         alive[left[chosen]] = False
         if alive.any():
-            for reading in readings:
-                reading.remove(left[chosen])
+            for view in views:
+                view.remove(left[chosen])
     return Ranking.of(np.array(order), np.array(costs))
-
-
-def _member(group: "ChannelGroup", value: Value, axis: int) -> "Member | None":
-    return next((member for member in group.members if member.value is value and member.axis == axis), None)
 
 
 def _reading(layer: Reader, indices: np.ndarray, observed: Observations) -> "_Reading":

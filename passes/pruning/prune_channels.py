@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import floor, gcd
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 from annotated_types import Ge, Interval, Unit
@@ -18,8 +18,9 @@ from ..pipeline import format_pass
 from ..quantization.calibrate import first_batches_of
 from .allocation import Candidate, Counts, Operations, Savings, Stage, allocate, evenly
 from .comparison import compared, enough_to_draft, enough_to_fit
-from .importance import rank, rank_by_norm
+from .importance import Importance, rank
 from .repair import repair
+from .scores import unscaled
 from .shrink import moved, shrink, without
 from .speedup import Clock, Trial, hunt
 
@@ -81,8 +82,10 @@ class ChannelPruning(Pass):
             most, in percent: for classes the share of rows whose largest element is elsewhere than before, for other
             outputs 100 (1 - cosine) of what varies among samples, and for a sigmoid's numbers also 100 (1 - F1) of
             those beyond a half.
-        importance: what channels are ranked by: `loss`, an estimate of what is lost without them, or `l1` or `l2`, the
-            norms of their filters; `auto` is `loss` with calibration data and `l1` without.
+        importance: what channels are ranked by. `loss` estimates what is lost without them. `l1` and `l2` are the norms
+            of their filters, `fpgm` is the distance of their filters to the layer's others, `bn-scale` the scale of
+            their batch norms, `taylor` the square of gradient times activation, and `wanda` the norm of what is read of
+            them, times the weights that it is multiplied by. `auto` is `loss` with calibration data and `l1` without.
         round_to: the number that the channels left in a group are a multiple of, as suits vector units; in a group of
             fewer than eight times as many channels it is halved until it is at most an eighth of them.
         strict: whether `round_to` holds in groups of few channels, too: a convolution in ONNX Runtime takes up to twice
@@ -102,7 +105,7 @@ class ChannelPruning(Pass):
     flops: Annotated[float, Interval(ge=0, lt=1), Unit("1")] = 0.0
     speedup: Annotated[float, Ge(0)] = 0.0
     max_drop: Annotated[float, Interval(gt=0, le=100), Unit("%")] = 1.0
-    importance: Literal["auto", "loss", "l1", "l2"] = "auto"
+    importance: Importance = "auto"
     round_to: Annotated[int, Ge(1)] = 8
     strict: bool = False
     repair: bool = True
@@ -118,8 +121,11 @@ class ChannelPruning(Pass):
             )
         if context.calibration:
             return
-        if self.importance == "loss":
-            raise UsageError(f"{self.name}{{importance=loss}} needs calibration data; l1 and l2 need none")
+        if self.importance in ("loss", "taylor", "wanda"):
+            raise UsageError(
+                f"{self.name}{{importance={self.importance}}} needs calibration data; l1, l2, fpgm and bn-scale need "
+                "none"
+            )
         if not self.ratio and not self.flops and not self.speedup:
             raise UsageError(
                 f"how much {self.name} may remove is not known: give calibration data, by which it keeps the outputs "
@@ -192,8 +198,9 @@ class ChannelPruning(Pass):
         for group in channel_groups(graph):
             if group.size == 1 or not _is_chosen(group, context):
                 continue
-            if group.frozen:
-                misses.append(f"{_layers(group)}: the {group.size} channels stay, because {group.frozen}")
+            reason = group.frozen or (self.importance == "bn-scale" and unscaled(group))
+            if reason:
+                misses.append(f"{_layers(group)}: the {group.size} channels stay, because {reason}")
             else:
                 chosen.append(group)
         return chosen, misses
@@ -208,11 +215,7 @@ class ChannelPruning(Pass):
     def _ranked(
         self, graph: Graph, groups: Sequence["ChannelGroup"], fitted: Sequence[Feeds], context: PassContext
     ) -> list[Candidate]:
-        norm = "l2" if self.importance == "l2" else "l1"
-        if not fitted or self.importance in ("l1", "l2"):
-            rankings = [rank_by_norm(group, norm) for group in groups]
-        else:
-            rankings = rank(graph, groups, fitted, context, self._at_any_amount(context))
+        rankings = rank(graph, groups, self.importance, fitted, context, self._at_any_amount(context))
         return [Candidate(group, ranking, self._step(group)) for group, ranking in zip(groups, rankings, strict=True)]
 
     def _at_any_amount(self, context: PassContext) -> str:
