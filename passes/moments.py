@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from ..ir.graph import Graph, Value
+from ..ir.graph import Graph, Node, Value
 from .base import Feeds, PassContext
+from .windows import positions, window_rows
 
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
 
-Read: TypeAlias = tuple[Value, int]
-"""A value, and the axis of its channels, perhaps counted from the back."""
+Read: TypeAlias = tuple[Value, int | Node]
+"""A value, and the axis of its channels, perhaps counted from the back, or the convolution that reads its windows."""
+WIDEST_WINDOW = 4608
+"""The weights of a convolution's output, 3x3 of 512 channels, above which each counts by itself."""
+_WINDOWS = 8192
+"""How many windows of a batch are looked at."""
 _ROWS = 8
 """How many rows for each channel tell how channels vary together."""
 
@@ -100,19 +105,20 @@ def _observed(
 ) -> dict[Read, Inputs]:
     from ..ir.interpreter import Interpreter  # brings torch, which listing the passes must not
 
-    axes: defaultdict[Value, set[int]] = defaultdict(set)
+    axes: defaultdict[Value, set[int | Node]] = defaultdict(set)
     for value, axis in reads:
         axes[value].add(axis)
     sums: dict[Read, _Sums] = {}
 
     def look(value: Value, tensor: "Tensor") -> None:
         for axis in axes.get(value, ()):
-            rows = tensor.movedim(axis, -1).flatten(0, -2).float()
+            rows = _rows(tensor, axis).float()
             if not len(rows):
                 continue
             if (held := sums.get((value, axis))) is None:
                 width = rows.shape[1]
                 is_wide = widest is not None and width > widest
+                is_wide |= isinstance(axis, Node) and width > WIDEST_WINDOW
                 moment = np.zeros(width if is_wide else (width, width))
                 held = sums[value, axis] = _Sums(rows.mean(0), moment, np.zeros(width))
             held.add(rows)
@@ -124,3 +130,14 @@ def _observed(
         if enough is not None and done + 1 >= enough and all(it.rows >= _ROWS * len(it.total) for it in sums.values()):
             break
     return {read: held.means() for read, held in sums.items() if np.isfinite(held.moment).all()}
+
+
+def _rows(tensor: "Tensor", axis: int | Node) -> "Tensor":
+    """The channels at each position, or those of a convolution's windows at positions that are drawn, `[rows, K]`."""
+    import torch
+
+    if isinstance(axis, int):
+        return tensor.movedim(axis, -1).flatten(0, -2)
+    count, generator = positions(tensor, axis), torch.Generator().manual_seed(0)
+    places = torch.randperm(count, generator=generator)[: max(1, _WINDOWS // max(1, len(tensor)))]
+    return window_rows(tensor, axis, places).flatten(0, 1)

@@ -13,11 +13,23 @@ _BISECTIONS = 60
 Key = TypeVar("Key", bound=Hashable)
 
 
+class Form(NamedTuple):
+    """What a weight is as the matrix that is decomposed.
+
+    Attributes:
+        axes: a convolution's spatial axes along which the first of two layers reads windows; the second has the others.
+        exact: how many rows of a table stay as they are.
+    """
+
+    axes: tuple[int, ...] = ()
+    exact: int = 0
+
+
 class Cut(NamedTuple):
-    """What becomes of a weight: a rank, and how many rows of a table stay as they are."""
+    """What becomes of a weight: a rank, and what it is the rank of."""
 
     rank: int
-    exact: int = 0
+    form: Form = Form()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +47,7 @@ class Choices:
     saved: np.ndarray
 
     @classmethod
-    def of(cls, losses: np.ndarray, most: float, per_rank: float, whole: float, exact: int = 0) -> "Choices":
+    def of(cls, losses: np.ndarray, most: float, per_rank: float, whole: float, form: Form = Form()) -> "Choices":
         """The ranks that a layer may have.
 
         Args:
@@ -43,11 +55,11 @@ class Choices:
             most: the rank that all ranks are below.
             per_rank: what each rank costs.
             whole: what the layer costs now, less what stays of it whatever the rank.
-            exact: how many rows of a table stay as they are.
+            form: what the ranks are ranks of.
         """
         ranks = np.arange(1, len(losses))
         ranks = ranks[(ranks < most) & ((ranks < 8 * _STEP) | (ranks % _STEP == 0))]
-        return cls([Cut(int(rank), exact) for rank in ranks], losses[ranks], whole - per_rank * ranks)
+        return cls([Cut(int(rank), form) for rank in ranks], losses[ranks], whole - per_rank * ranks)
 
     @classmethod
     def joined(cls, several: Sequence["Choices"]) -> "Choices":

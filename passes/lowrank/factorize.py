@@ -15,14 +15,13 @@ from ...ir.graph import Graph, Node
 from ..base import Effect, Feeds, Pass, PassContext, PassResult, Profiler
 from ..debug_counter import DebugCounter
 from ..judge import Judge, divided
-from ..moments import Inputs
 from ..profit import named, slower_layers
 from ..quantization.calibrate import first_batches_of
 from .allocation import Choices, Cut, allocate, most_saved, price
-from .decomposition import Decomposition, decompose, energies, lost
 from .inputs import count_rows, observe_inputs
-from .matrix import add_to_bias, bias_place, read_matrix, read_table, split_node, split_table, weight_of
-from .metrics import Metric, weight_metrics
+from .layer import LEAST_GAIN, Layer
+from .matrix import bias_place, read_matrix, read_table
+from .metrics import weight_metrics
 
 _ENERGY = 0.95
 """The energy that is kept where there are no data to say more."""
@@ -30,14 +29,8 @@ _RANKED_ON = 512
 """Samples that gradients are drawn for."""
 _TRIALS = 32
 """Into how many equal shares of the operations a bound on the outputs is searched."""
-_EXACT = (0, 1 / 32, 1 / 16, 1 / 8, 1 / 4)
-"""Shares of a table's rows, those that matter most, that may stay as they are."""
-_NOTHING = 1e-12
-"""The share of what a layer computes that rounding loses in any case."""
 _LEAST_SAVED = 0.01
 """The share of the model's operations or parameters for which it is worth it to have more layers."""
-_LEAST_GAIN = 0.1
-"""The share of a layer's multiply-adds that two layers have to save to take less time than one."""
 
 
 @dataclass(frozen=True)
@@ -98,14 +91,16 @@ class Factorization(Pass):
         fitted, held_out, labelled = divided(context)
         layers, misses = self._layers(graph, fitted, context)
         notes: Sequence[str] = ()
-        if self.rank or self.ratio:
-            cuts = {layer.node: Cut(self._rank(*layer.matrix.shape)) for layer in layers}
+        if self.rank:
+            cuts = {layer.node: layer.plain(self.rank) for layer in layers}
+        elif self.ratio:
+            cuts = {layer.node: layer.cheapest(1 - self.ratio) for layer in layers}
         elif self.flops or self.parameters:
             cuts, notes = self._for_budget(graph, layers, context)
         elif self.energy or not held_out:
             unseen = observe_inputs(graph, [layer.node for layer in layers], held_out, context)
             share = 1 - (self.energy or _ENERGY)
-            cuts = {layer.node: Cut(layer.rank_within(share, unseen.get(layer.node))) for layer in layers}
+            cuts = {layer.node: layer.within(share, unseen.get(layer.node)) for layer in layers}
         else:
             judge = Judge(graph, held_out, labelled)
             cuts, notes = self._within(graph, context, layers, judge), judge.doubts(self.max_drop)
@@ -118,7 +113,7 @@ class Factorization(Pass):
         found = self._split(graph, context, layers, cuts)
         return PassResult(found.counts, [*found.misses, *misses], notes)
 
-    def _layers(self, graph: Graph, fitted: Sequence[Feeds], context: PassContext) -> tuple[list["_Layer"], list[str]]:
+    def _layers(self, graph: Graph, fitted: Sequence[Feeds], context: PassContext) -> tuple[list[Layer], list[str]]:
         """The layers that may be split, and why others may not."""
         chosen = [node for node in graph.nodes if context.selects(node)]
         matrices = {node: matrix for node in chosen if (matrix := read_matrix(node)) is not None}
@@ -136,7 +131,7 @@ class Factorization(Pass):
         inputs |= observe_inputs(graph, unranked if few else [], fitted, context)
         matrices |= tables
         layers = [
-            _Layer.of(node, matrix, inputs.get(node), metrics.get(node))
+            Layer.of(node, matrix, inputs.get(node), metrics.get(node), context.sizes)
             for node, matrix in matrices.items()
             if node in inputs or not fitted
         ]
@@ -148,7 +143,7 @@ class Factorization(Pass):
         return layers, misses
 
     def _for_budget(
-        self, graph: Graph, layers: Sequence["_Layer"], context: PassContext
+        self, graph: Graph, layers: Sequence[Layer], context: PassContext
     ) -> tuple[dict[Node, Cut], list[str]]:
         """The cuts that save the shares of the model that were asked for, and notes where less can be saved."""
         cost, notes = summarize(graph, context.sizes), list[str]()
@@ -167,10 +162,10 @@ class Factorization(Pass):
         self,
         graph: Graph,
         context: PassContext,
-        layers: Sequence["_Layer"],
+        layers: Sequence[Layer],
         cuts: Mapping[Node, Cut],
         profile: Profiler,
-    ) -> tuple[list["_Layer"], list[str]]:
+    ) -> tuple[list[Layer], list[str]]:
         """The layers that don't take longer in two, and a sentence for each that does.
 
         Tables are narrowed for their size alone.
@@ -188,11 +183,7 @@ class Factorization(Pass):
         ]
         return [layer for layer in layers if names.get(layer.node) not in slow], misses
 
-    def _rank(self, rows: int, columns: int) -> int:
-        """The rank of a layer's weight that was asked for."""
-        return min(self.rank, rows, columns) or max(1, int((1 - self.ratio) * rows * columns / (rows + columns)))
-
-    def _within(self, graph: Graph, context: PassContext, layers: Sequence["_Layer"], judge: Judge) -> dict[Node, Cut]:
+    def _within(self, graph: Graph, context: PassContext, layers: Sequence[Layer], judge: Judge) -> dict[Node, Cut]:
         """The cuts that save the most operations while the outputs stay within bounds."""
         scratch = replace(context, counter=DebugCounter())
         choices = {layer.node: layer.choices(_flops(layer, context)) for layer in layers}
@@ -202,32 +193,37 @@ class Factorization(Pass):
             self._split(copy, scratch, *_moved(graph, copy, layers, cuts))
             return copy
 
-        found: dict[Node, Cut] = {}
-        low, high, most = 0, _TRIALS if layers else 0, most_saved(choices)
-        while low < high:
-            tried = (low + high + 1) // 2
-            context.progress("factorize: judging", tried, _TRIALS)
-            cuts = allocate(choices, most * tried / _TRIALS)
-            if judge.drop(partial(split, cuts), context) <= self.max_drop:
-                found, low = cuts, tried
-            else:
-                high = tried - 1
+        def search(most: float) -> dict[Node, Cut]:
+            found: dict[Node, Cut] = {}
+            low, high = 0, _TRIALS if layers else 0
+            while low < high:
+                tried = (low + high + 1) // 2
+                context.progress("factorize: judging", tried, _TRIALS)
+                cuts = allocate(choices, most * tried / _TRIALS)
+                if judge.drop(partial(split, cuts), context) <= self.max_drop:
+                    found, low = cuts, tried
+                else:
+                    high = tried - 1
+            return found
+
+        most = most_saved(choices)
+        found = search(most) or search(most / _TRIALS)  # what large layers don't give, a small one may
         before, after = (summarize(it, context.sizes) for it in (graph, split(found)))
         pairs = ((before.flops, after.flops), (before.parameters, after.parameters))
         return found if any(left <= (1 - _LEAST_SAVED) * whole for whole, left in pairs) else {}
 
     def _split(
-        self, graph: Graph, context: PassContext, layers: Sequence["_Layer"], cuts: Mapping[Node, Cut]
+        self, graph: Graph, context: PassContext, layers: Sequence[Layer], cuts: Mapping[Node, Cut]
     ) -> PassResult:
         misses: list[str] = []
-        count = 0
+        count, least = 0, 1 if self.rank or self.ratio else 1 - LEAST_GAIN
         for done, layer in enumerate(layers):
             context.progress(self.name, done, len(layers))
-            cut, (rows, columns) = cuts.get(layer.node), layer.matrix.shape
-            most = (1 if self.rank or self.ratio else 1 - _LEAST_GAIN) * rows * columns / (rows + columns)
+            cut = cuts.get(layer.node)
             if cut is None:
                 misses.append(f"{layer.node.location}: it stays whole, since {self._why()}")
-            elif cut.rank >= most:
+            elif cut.rank >= (most := least * layer.most(cut.form)):
+                rows, columns = layer.parts[cut.form].shape
                 misses.append(
                     f"{layer.node.location}: rank {cut.rank} of its {rows} x {columns} weight saves no time: "
                     f"only ranks below {ceil(most)} do"
@@ -244,7 +240,7 @@ class Factorization(Pass):
         return f"{bound}, other layers save more for that loss, or all layers would save less than {least} of the model"
 
 
-def _flops(layer: "_Layer", context: PassContext) -> int:
+def _flops(layer: Layer, context: PassContext) -> int:
     return flops(layer.node, context.sizes)
 
 
@@ -255,85 +251,8 @@ def _short(choices: Mapping[Node, Choices], wanted: float, whole: int, what: str
 
 
 def _moved(
-    graph: Graph, copy: Graph, layers: Sequence["_Layer"], cuts: Mapping[Node, Cut]
-) -> tuple[list["_Layer"], dict[Node, Cut]]:
+    graph: Graph, copy: Graph, layers: Sequence[Layer], cuts: Mapping[Node, Cut]
+) -> tuple[list[Layer], dict[Node, Cut]]:
     """The layers and cuts of a graph's copy, from those of the graph."""
     twins = dict(zip(graph.nodes, copy.nodes, strict=True))
     return [replace(layer, node=twins[layer.node]) for layer in layers], {twins[it]: cut for it, cut in cuts.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class _Layer:
-    """A layer that may be split.
-
-    Attributes:
-        node: the node that multiplies by the weight.
-        matrix: the weight, `[K, N]`.
-        inputs: the moments of what the layer reads; None without data.
-        parts: the weight as a product, by how many rows of a table stay as they are and are left out of it.
-        order: a table's rows, those first that matter most.
-        is_ranked: whether losses are those of the model's outputs, not of the layer's own.
-    """
-
-    node: Node
-    matrix: np.ndarray
-    inputs: Inputs | None
-    parts: Mapping[int, Decomposition]
-    order: np.ndarray
-    is_ranked: bool
-
-    @classmethod
-    def of(cls, node: Node, matrix: np.ndarray, inputs: Inputs | None, metric: Metric | None) -> "_Layer":
-        outputs, order, parts = None if metric is None else metric.outputs, np.empty(0, int), dict[int, Decomposition]()
-        if node.operator == "Gather" and inputs is not None and weight_of(node).use_count == 1:
-            order = np.argsort(-inputs.moment * energies(matrix, outputs))
-            for exact in {int(share * len(matrix)) for share in _EXACT}:
-                others = inputs.moment.copy()
-                others[order[:exact]] = 0
-                parts[exact] = decompose(matrix, others, outputs)
-        else:
-            weighed = None if inputs is None else inputs.covariance if bias_place(node) else inputs.moment
-            weighed = metric.inputs if metric is not None and node.operator != "Gather" else weighed
-            parts[0] = decompose(matrix, weighed, outputs)
-        return cls(node, matrix, inputs, parts, order, metric is not None)
-
-    def choices(self, flops: int | None) -> Choices:
-        """The cuts that may be worth it, and what they save of the layer's `flops`, or of its parameters if None."""
-        (rows, columns), found = self.matrix.shape, list[Choices]()
-        whole = self.parts[0].losses[0]
-        unit = 1.0 if self.is_ranked else whole  # a loss is a share, as those of outputs are
-        for exact, parts in self.parts.items():
-            zeros = bool(exact)  # both tables have a row of zeros
-            size, per_rank = (rows - exact - zeros) * columns, rows - exact + zeros + columns
-            most = (1 - _LEAST_GAIN) * size / per_rank
-            if flops is not None:
-                size, per_rank = flops, flops * per_rank / size
-            elif weight_of(self.node).use_count > 1:
-                size = 0
-            found.append(Choices.of(np.maximum(parts.losses, _NOTHING * whole) / unit, most, per_rank, size, exact))
-        return Choices.joined(found)
-
-    def rank_within(self, share: float, inputs: Inputs | None) -> int:
-        """The least rank that loses no more than a share of what varies in the output."""
-        covariance = None if inputs is None else inputs.covariance
-        bound = share * lost(self.matrix, np.zeros_like(self.matrix), covariance)
-        parts = self.parts[0]
-        low, high = 1, len(parts.second)
-        while low < high:
-            rank = (low + high) // 2
-            if lost(self.matrix, parts.cut(rank).product, covariance) <= bound:
-                high = rank
-            else:
-                low = rank + 1
-        return low
-
-    def split(self, graph: Graph, cut: Cut) -> None:
-        """Put two layers in the place of one."""
-        parts = self.parts[cut.exact].cut(cut.rank)
-        if self.node.operator == "Gather":
-            split_table(graph, self.node, parts.first, parts.second, self.order[: cut.exact])
-            return
-        place = bias_place(self.node)
-        if self.inputs is not None and place is not None:
-            add_to_bias(graph, self.node, place, self.inputs.mean @ (self.matrix - parts.product))
-        split_node(graph, self.node, parts.first, parts.second)

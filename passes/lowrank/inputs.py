@@ -9,7 +9,7 @@ from ...ir.graph import Graph, Node
 from ..base import Feeds, PassContext
 from ..moments import Inputs, observe
 from ..walk import walk
-from .matrix import channel_axis, data_of, weight_of
+from .matrix import channel_axis, data_of, reads_windows, weight_of
 
 
 def observe_inputs(
@@ -24,7 +24,7 @@ def observe_inputs(
         context: the context that progress is reported to.
         widest: the number of channels above which only a moment's diagonal is held; None for no bound.
     """
-    reads = {node: (data_of(node), channel_axis(node)) for node in nodes}
+    reads = {node: (data_of(node), node if reads_windows(node) else channel_axis(node)) for node in nodes}
     found = observe(graph, reads.values(), batches, context, widest) if reads else {}
     return {node: found[read] for node, read in reads.items() if read in found}
 

@@ -1,4 +1,4 @@
-"""Layers that multiply by a constant matrix: linear ones, convolutions with 1x1 kernels, and look-ups in a table."""
+"""Layers that multiply by a constant matrix: linear ones, convolutions, and look-ups in a table."""
 
 import numpy as np
 
@@ -17,12 +17,15 @@ TURNS = ("transA", "transBatchA", "transBatchB")
 
 
 def read_matrix(node: Node) -> np.ndarray | None:
-    """A view of the weight of shape [inputs, outputs]; None where the node is no such layer."""
+    """A view of the weight of shape [inputs, outputs]; None where the node is no such layer.
+
+    The inputs of a convolution are the windows that its outputs read.
+    """
     weight = node.constant(1)
     if weight is None or isinstance(node.input(0), Constant) or any(node.attributes.get(name) for name in TURNS):
         return None
-    if node.operator == "Conv" and node.attributes.get("group", 1) == 1 and set(weight.shape[2:]) == {1}:
-        return weight.reshape(weight.shape[:2]).T
+    if node.operator == "Conv" and node.attributes.get("group", 1) == 1 and weight.size:
+        return weight.reshape(len(weight), -1).T
     is_product = has_trait(node.operator, Trait.CONTRACTING) and "Conv" not in node.operator
     if is_product and weight.ndim == 2:
         return weight.T if node.attributes.get("transB") else weight
@@ -48,20 +51,28 @@ def data_of(node: Node) -> Value:
 
 
 def channel_axis(node: Node) -> int:
-    """The axis of the layer's input that the matrix contracts."""
+    """The axis of the channels in what a layer reads and in what it computes."""
     return 1 if node.operator == "Conv" else -1
+
+
+def kernel_of(node: Node) -> tuple[int, ...]:
+    """The sizes of a convolution's kernel; none of another layer."""
+    return weight_of(node).data.shape[2:] if node.operator == "Conv" else ()
+
+
+def reads_windows(node: Node) -> bool:
+    """Whether a layer reads more of its input than the channels of a single place, or zeros around it."""
+    return any(size > 1 for size in kernel_of(node)) or any(node.attributes.get("pads", ()))
 
 
 def bias_place(node: Node) -> tuple[Node, int] | None:
     """Where a number for each output channel can be added to what a layer computes: a node, and its input.
 
-    That is the bias, whether there is one or not, or the constant that is added to a MatMul's result. There is none
-    where an image is padded with zeros, since such a number can't stand for what they lack.
+    That is the bias, whether there is one or not, or the constant that is added to a MatMul's result.
     """
     if node.operator in ("Conv", "Gemm"):
-        is_padded = any(node.attributes.get("pads", ())) or node.attributes.get("auto_pad", "NOTSET") != "NOTSET"
         is_known = node.input(2) is None or node.constant(2) is not None
-        return (node, 2) if is_known and not is_padded and node.attributes.get("beta", 1.0) else None
+        return (node, 2) if is_known and node.attributes.get("beta", 1.0) else None
     return added_bias(node) if node.operator == "MatMul" else None
 
 
@@ -89,12 +100,11 @@ def add_to_bias(graph: Graph, node: Node, place: tuple[Node, int], shift: np.nda
 def split_node(graph: Graph, node: Node, first: np.ndarray, second: np.ndarray) -> None:
     """Put a layer of the first matrix in front of a node, and give the node the second.
 
-    The node keeps its bias, its activation and whatever else it does to the product. The new layer is plain, and takes
-    over what a convolution does to its window.
+    The node keeps its bias, its activation and whatever else it does to the product. The new layer is plain.
 
     Args:
         graph: edited in place.
-        node: a layer that `read_matrix` reads.
+        node: a linear layer that `read_matrix` reads.
         first: the first matrix, shape [inputs, rank].
         second: the second matrix, shape [rank, outputs].
     """
@@ -102,11 +112,7 @@ def split_node(graph: Graph, node: Node, first: np.ndarray, second: np.ndarray) 
     assert x is not None
     assert isinstance(old, Constant)
     op = Builder(graph, before=node, location=node.location)
-    if node.operator == "Conv":
-        window = {name: value for name, value in node.attributes.items() if name in WINDOW}
-        node.attributes = {name: value for name, value in node.attributes.items() if name not in WINDOW}
-        narrow = op.Conv(x, op.constant(_as_stored(first, node, old), f"{old.name}_in"), **window)
-    elif node.operator == "Gemm":
+    if node.operator == "Gemm":
         turned = node.attributes.get("transB")
         narrow = op.Gemm(x, op.constant(_as_stored(first, node, old), f"{old.name}_in"), transB=turned)
     else:
@@ -156,6 +162,5 @@ def split_table(graph: Graph, node: Node, first: np.ndarray, second: np.ndarray,
 
 def _as_stored(matrix: np.ndarray, node: Node, old: Constant) -> np.ndarray:
     """A matrix [inputs, outputs] in the layout that the node has its weight in."""
-    turned = node.operator == "Conv" or node.attributes.get("transB")
-    stored = np.ascontiguousarray((matrix.T if turned else matrix).astype(old.data.dtype))
-    return stored.reshape(*stored.shape, *old.data.shape[2:])
+    turned = node.attributes.get("transB")
+    return np.ascontiguousarray((matrix.T if turned else matrix).astype(old.data.dtype))

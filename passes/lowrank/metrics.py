@@ -11,14 +11,13 @@ from ...ir.graph import Graph, Node
 from ..base import Feeds, PassContext
 from ..gradients import DRAWS, Gradients
 from ..measures import choose_measures
-from ..windows import windows
-from .matrix import channel_axis, data_of
+from ..moments import WIDEST_WINDOW
+from ..windows import window_rows
+from .matrix import channel_axis, data_of, reads_windows
 
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
 
-_WIDEST = 4096
-"""The channels of a layer beyond which each counts by itself."""
 _ENOUGH_ROWS = 4096
 """Rows of the median layer after which no more gradients are drawn, if there were enough outputs."""
 _ENOUGH_OUTPUTS = 512
@@ -83,8 +82,10 @@ def weight_metrics(
             for value, gradient in drawn.items():
                 node = places[value]
                 gradient = gradient.movedim(channel_axis(node), -1)
-                rows[node] += gradient.shape[:-1].numel()
-                found = _moments(node, gradients.values[data_of(node)], gradient, means[node])
+                gradient = gradient.flatten(1, -2) if gradient.ndim > 2 else gradient[:, None]
+                blocks = _blocks(node, gradient.shape[1], draws)
+                rows[node] += len(gradient) * sum(map(len, blocks))
+                found = _moments(node, gradients.values[data_of(node)], gradient, means[node], blocks)
                 sums[node] = [one + other for one, other in zip(sums.get(node, (0.0, 0.0)), found, strict=True)]
     return {
         node: Metric(_shrunk(one / _trace(one), outputs), _shrunk(other / draws, outputs))
@@ -102,7 +103,18 @@ def _shrunk(moment: np.ndarray, samples: int) -> np.ndarray:
     return (1 - weight) * moment + weight * np.trace(moment) / len(moment) * np.eye(len(moment))
 
 
-def _moments(node: Node, x: "Tensor", gradient: "Tensor", mean: np.ndarray) -> "tuple[np.ndarray, np.ndarray]":
+def _blocks(node: Node, count: int, draw: int) -> Sequence[range]:
+    """The rows of each sample whose errors are taken together: all, or one block of windows, another one in each draw.
+
+    Windows of large images are many, and take several times as much as the image.
+    """
+    blocks = [range(start, min(start + _BLOCK, count)) for start in range(0, count, _BLOCK)]
+    return [blocks[draw % len(blocks)]] if blocks and reads_windows(node) else blocks
+
+
+def _moments(
+    node: Node, x: "Tensor", gradient: "Tensor", mean: np.ndarray, blocks: Sequence[range]
+) -> "tuple[np.ndarray, np.ndarray]":
     """Second moments of a batch's gradients at the weight, for its rows and for its columns; a bias takes the mean.
 
     The moments of a table's rows are left to `count_rows`, which there are more data for.
@@ -111,16 +123,19 @@ def _moments(node: Node, x: "Tensor", gradient: "Tensor", mean: np.ndarray) -> "
 
     if node.operator == "Gather":
         return np.ones(1), _product(gradient.flatten(0, -2), gradient.flatten(0, -2))
-    if node.operator == "Conv":
-        x = windows(x, node).movedim(1, x.ndim - 1)
-    gradient = gradient.flatten(1, -2) if gradient.ndim > 2 else gradient[:, None]
-    x = (x.reshape(*gradient.shape[:2], -1) - torch.from_numpy(mean).to(x)) * gradient.any(-1, keepdim=True)
     inputs, outputs = 0.0, 0.0
-    for given, slope in zip(x.split(_BLOCK, 1), gradient.split(_BLOCK, 1), strict=True):
+    for block in blocks:
+        slope = gradient[:, block.start : block.stop]
+        if node.operator == "Conv":
+            given = window_rows(x, node, torch.arange(block.start, block.stop))
+        else:
+            given = x.reshape(*gradient.shape[:2], -1)[:, block.start : block.stop]
+        given = (given - torch.from_numpy(mean).to(x)) * slope.any(-1, keepdim=True)
         seen, weight = (slope @ slope.mT) @ given, (given @ given.mT) @ slope
         inputs = inputs + _averaged(given.flatten(0, 1), seen.flatten(0, 1))
         outputs = outputs + _averaged(slope.flatten(0, 1), weight.flatten(0, 1))
-    return np.asarray(inputs), np.asarray(outputs)
+    share = sum(map(len, blocks)) / max(gradient.shape[1], 1)
+    return np.asarray(inputs), np.asarray(outputs) / (share or 1.0)
 
 
 def _averaged(rows: "Tensor", joint: "Tensor") -> np.ndarray:
@@ -131,7 +146,7 @@ def _averaged(rows: "Tensor", joint: "Tensor") -> np.ndarray:
 
 def _product(one: "Tensor", other: "Tensor") -> np.ndarray:
     """The sum of the outer products of two matrices' rows, or its diagonal where it is wide."""
-    product = (one * other).sum(0) if one.shape[1] > _WIDEST else one.T @ other
+    product = (one * other).sum(0) if one.shape[1] > WIDEST_WINDOW else one.T @ other
     return product.double().numpy()
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from planish.ir.builder import Builder
 from planish.ir.graph import Graph
 from planish.ir.types import DType, TensorType
 from planish.passes.base import PassContext
@@ -48,3 +49,24 @@ def test_batches_are_run_until_there_are_enough_rows(rows: int, runs: int) -> No
 def test_a_batch_without_rows_says_nothing() -> None:
     mean, _ = observed([np.empty((0, 5), np.float32), np.ones((4, 5), np.float32)])
     assert mean == pytest.approx(np.ones(5))
+
+
+@pytest.mark.parametrize("size", [12, 120])
+def test_windows_of_a_convolution_are_seen_with_the_zeros_around_an_image(size: int) -> None:
+    """Large images are seen at places that are drawn."""
+    random = np.random.default_rng(0)
+    graph = Graph()
+    x = graph.add_input("x", TensorType(DType.float32, (4, 2, size, size)))
+    y = Builder(graph).Conv(x, np.zeros((3, 2, 3, 1), np.float32), pads=(1, 0, 1, 0))
+    graph.outputs["y"] = y
+    batch = (2 + random.standard_normal((4, 2, size, size))).astype(np.float32)
+    context = PassContext(load_target("x86-64"), graph)
+    assert y.producer is not None
+
+    (found,) = observe(graph, [(x, y.producer)], [{"x": batch}], context).values()
+
+    padded = np.pad(batch, ((0, 0), (0, 0), (1, 1), (0, 0)))
+    every = np.stack([padded[:, :, start : start + size] for start in range(3)], axis=2)
+    rows = np.moveaxis(every, (1, 2), (-2, -1)).reshape(-1, 6).astype(np.float64)
+    assert found.mean == pytest.approx(rows.mean(0), rel=1e-6 if size == 12 else 0.05)
+    assert found.moment == pytest.approx(rows.T @ rows / len(rows), rel=1e-4 if size == 12 else 0.05)

@@ -10,7 +10,7 @@ from planish.ir.builder import Builder
 from planish.ir.graph import Graph
 from planish.ir.interpreter import Interpreter
 from planish.ir.types import DType, TensorType
-from planish.passes.windows import windows
+from planish.passes.windows import positions, window_rows, windows
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,8 @@ def test_windows_times_weights_are_the_output(shape: tuple[int, ...], attributes
         seen.movedim(1, len(shape) - 1).flatten(len(shape) - 1), torch.from_numpy(weight).flatten(1).T, 1
     )
     assert np.allclose(y.movedim(-1, 1).numpy(), Interpreter(graph).run({"x": array})["y"], atol=1e-4)
+
+    count = positions(torch.from_numpy(array), output.producer)
+    places = torch.arange(count - 1, -1, -1)
+    rows = window_rows(torch.from_numpy(array), output.producer, places)
+    assert torch.equal(rows, seen.movedim(1, len(shape) - 1).reshape(len(array), count, -1).flip(1))

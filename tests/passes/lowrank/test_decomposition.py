@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from planish.passes.lowrank.decomposition import decompose
+from planish.passes.lowrank.decomposition import decompose, fitted
 
 RNG = np.random.default_rng(0)
 
@@ -36,3 +36,30 @@ def test_what_a_rank_loses_is_the_error_in_both_metrics_and_the_least(
         error = np.trace(change.T @ read @ change @ counted)
         assert error == pytest.approx(parts.losses[rank], rel=1e-6)
         assert error == pytest.approx(np.square(singular[rank:]).sum(), rel=1e-6)
+
+
+@pytest.mark.parametrize("has_metric", [False, True])
+def test_the_second_matrix_is_fitted_to_what_the_first_computes_at_all_places(has_metric: bool) -> None:
+    """Places of a window are correlated; a weight that is cut as if they weren't loses more."""
+    places, rows, columns = 3, 5, 4
+    weight, inputs = RNG.standard_normal((rows, places * columns)), moment(rows * places)
+    outputs = moment(columns) if has_metric else None
+    shared = np.einsum("apbp->ab", inputs.reshape(rows, places, rows, places))
+    whole = decompose(weight.reshape(-1, columns), inputs, outputs).losses[0]
+    plain = decompose(weight, shared, outputs)
+
+    parts = fitted(plain, weight, inputs, outputs, whole)
+
+    counted = np.eye(columns) if outputs is None else damped(outputs)
+
+    def error(product: np.ndarray) -> float:
+        change = (weight - product).reshape(-1, columns)
+        return np.trace(change.T @ damped(inputs) @ change @ counted)
+
+    assert np.allclose(parts.product, weight)
+    assert parts.losses[0] == pytest.approx(error(np.zeros_like(weight)))
+    for rank in range(1, rows):
+        found = error(parts.cut(rank).product)
+        assert found == pytest.approx(parts.losses[rank], rel=1e-6)
+        assert found < 0.99 * error(plain.cut(rank).product)
+        assert np.array_equal(parts.cut(rank).first, plain.cut(rank).first)

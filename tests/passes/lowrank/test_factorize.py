@@ -11,6 +11,7 @@ from planish.ir.builder import Builder
 from planish.ir.errors import UsageError
 from planish.ir.graph import Graph, Location, Value
 from planish.ir.interpreter import Interpreter
+from planish.ir.text import parse_graph, print_graph
 from planish.ir.types import DType, TensorType
 from planish.ir.verify import verify
 from planish.passes.base import Feeds, PassContext, PassResult, Profile
@@ -88,6 +89,86 @@ def test_a_layer_of_low_rank_becomes_two_that_compute_the_same(
     assert sum(matrix.size for matrix in matrices) == 3 * (24 + 32)
 
 
+def separable(channels: int, outputs: int, first: tuple[int, ...], second: tuple[int, ...], rank: int) -> np.ndarray:
+    """The weight that two convolutions through a rank have together; an axis has taps in one of the two."""
+    one, other = RNG.standard_normal((rank, channels, *first)), RNG.standard_normal((outputs, rank, *second))
+    return (
+        np.einsum("rcuv,orij->ocuivj", one, other).reshape(outputs, channels, *np.multiply(first, second)).astype("f")
+    )
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+@pytest.mark.parametrize("option", ["energy", "ratio"])
+@pytest.mark.parametrize(("first", "second"), [((5, 3), (1, 1)), ((5, 1), (1, 3)), ((1, 3), (5, 1)), ((1, 1), (5, 3))])
+def test_a_convolution_is_split_where_its_weight_has_a_low_rank(
+    first: tuple[int, ...], second: tuple[int, ...], option: str, calibrated: bool
+) -> None:
+    weight = separable(8, 12, first, second, rank=2)
+    attributes = {"strides": (2, 1), "pads": (1, 2, 0, 1), "dilations": (1, 2)}
+    graph = graph_of((4, 8, 12, 13), lambda op, x: op.Relu(op.Conv(x, weight, np.ones(12, np.float32), **attributes)))
+    x = RNG.standard_normal((4, 8, 12, 13)).astype(np.float32)
+    expected = run(graph, x)
+
+    factorize(graph, ({"x": x},) if calibrated else (), **{option: {"energy": 1 - 1e-9, "ratio": 0.7}[option]})
+
+    shapes = [node.constant(1).shape for node in graph.nodes if node.operator == "Conv"]  # pyright: ignore
+    rank = shapes[0][0]
+    assert shapes == [(rank, 8, *first), (12, rank, *second)]
+    assert rank == 2 or option == "ratio"
+    assert np.allclose(run(graph, x), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+
+
+def test_a_convolution_becomes_a_column_and_a_row() -> None:
+    text = """graph "net"(%x: float32[1, 6, 12, 12]) {
+  const %w: float32[6, 6, 3, 3]
+  %y: float32[1, 6, 6, 12] = Conv(%x, %w) {pads = [1, 1, 1, 1], strides = [2, 1]} @ "layer"
+  return y = %y
+}
+"""
+    graph = parse_graph(text, {"w": separable(6, 6, (3, 1), (1, 3), rank=2)})
+
+    factorize(graph, energy=1 - 1e-9)
+
+    assert (
+        print_graph(graph)
+        == """graph "net"(%x: float32[1, 6, 12, 12]) {
+  const %w_in: float32[2, 6, 3, 1]
+  const %w_out: float32[6, 2, 1, 3]
+  %conv: float32[1, 2, 6, 12] = Conv(%x, %w_in) {pads = [1, 0, 1, 0], strides = [2, 1]} @ "layer"
+  %y: float32[1, 6, 6, 12] = Conv(%conv, %w_out) {pads = [0, 1, 0, 1]} @ "layer"
+  return y = %y
+}
+"""
+    )
+
+
+def test_a_mean_goes_into_the_bias_where_zeros_are_around_an_image_too() -> None:
+    """What the rank leaves out is the same at every place but for the border."""
+    weight = RNG.standard_normal((16, 8, 3, 3)).astype(np.float32)
+
+    def images() -> np.ndarray:
+        return (5 + 0.1 * RNG.standard_normal((8, 8, 14, 14))).astype(np.float32)
+
+    graph = graph_of((8, 8, 14, 14), lambda op, x: op.Conv(x, weight, pads=(1, 1, 1, 1)))
+    test = images()
+    expected = run(graph, test)
+
+    factorize(graph, ({"x": images()},) * 4, rank=3)
+
+    lost = (run(graph, test) - expected).mean(axis=(0, 2, 3))
+    assert np.abs(lost).max() < 1e-2 * np.abs(expected.mean(axis=(0, 2, 3))).max()
+
+
+def test_windows_of_more_weights_than_moments_are_held_of_count_by_themselves() -> None:
+    weight = low_rank(8, 520 * 9, rank=2).reshape(8, 520, 3, 3)
+    graph = graph_of((2, 520, 5, 5), lambda op, x: op.Conv(x, weight))
+    x = RNG.standard_normal((2, 520, 5, 5)).astype(np.float32)
+    expected = run(graph, x)
+
+    assert factorize(graph, ({"x": x},) * 4, ratio=0.7).counts == {"factorize": 1}
+    assert np.allclose(run(graph, x), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+
+
 def test_energy_is_the_share_of_the_squared_singular_values() -> None:
     weight = np.diag(np.array([4.0, 2.0, 1.0, 1.0] + [0.0] * 28, np.float32))  # 16, 20, 21 and 22 of 22
 
@@ -141,7 +222,7 @@ def test_only_and_skip_choose_layers() -> None:
 @pytest.mark.parametrize(
     "layer",
     [
-        lambda op, x: op.Conv(x, low_rank(32, 24 * 9, rank=2).reshape(32, 24, 3, 3)),
+        lambda op, x: op.Conv(x, low_rank(24, 9, rank=1).reshape(24, 1, 3, 3), group=24),
         lambda op, x: op.Conv(x, low_rank(24, 12, rank=1).reshape(24, 12, 1, 1), group=2),
         lambda op, x: op.MatMul(x, op.Transpose(x, perm=(0, 1, 3, 2))),
     ],
@@ -497,6 +578,23 @@ def test_a_layer_that_takes_longer_in_two_stays_whole() -> None:
     assert result.counts == {"factorize": 1}
     assert result.misses == ["first: as two layers of rank 3 it would take 200 µs instead of 100 µs"]
     assert [node.location.module for node in graph.nodes if node.operator == "MatMul"] == ["first", "second", "second"]
+
+
+def test_a_convolution_that_takes_longer_in_two_stays_whole() -> None:
+    weight = separable(8, 8, (3, 1), (1, 3), rank=2)
+    graph = graph_of((1, 8, 9, 9), lambda op, x: op.Conv(x, weight))
+    name = graph.outputs["y"].name
+
+    def profile(graphs: Sequence[Graph], *, wholes: bool) -> list[Profile]:
+        assert not wholes
+        assert [node.constant(1).shape[2:] for node in graphs[1].nodes] == [(3, 1), (1, 3)]  # pyright: ignore
+        return [Profile(np.ones(8), {name: seconds}, {}) for seconds in (1e-4, 2e-4)]
+
+    result = Factorization(energy=1 - 1e-9).apply(
+        graph, PassContext(load_target("x86-64"), graph.clone(), profile=profile)
+    )
+    assert not result.changed
+    assert result.misses == ["layer: as two layers of rank 2 it would take 200 µs instead of 100 µs"]
 
 
 def test_others_give_what_slow_layers_would_have_and_tables_give_for_size_alone() -> None:
