@@ -47,7 +47,9 @@ class Choices:
     saved: np.ndarray
 
     @classmethod
-    def of(cls, losses: np.ndarray, most: float, per_rank: float, whole: float, form: Form = Form()) -> "Choices":
+    def of(
+        cls, losses: np.ndarray, most: float, per_rank: float, whole: float, form: Form = Form(), block: int = 1
+    ) -> "Choices":
         """The ranks that a layer may have.
 
         Args:
@@ -56,9 +58,11 @@ class Choices:
             per_rank: what each rank costs.
             whole: what the layer costs now, less what stays of it whatever the rank.
             form: what the ranks are ranks of.
+            block: the number that ranks of four times that number and more are multiples of.
         """
         ranks = np.arange(1, len(losses))
-        ranks = ranks[(ranks < most) & ((ranks < 8 * _STEP) | (ranks % _STEP == 0))]
+        suits = (ranks % _STEP == 0) | ((ranks < 8 * _STEP) & ((ranks < 4 * block) | (ranks % block == 0)))
+        ranks = ranks[(ranks < most) & suits]
         return cls([Cut(int(rank), form) for rank in ranks], losses[ranks], whole - per_rank * ranks)
 
     @classmethod

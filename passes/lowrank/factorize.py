@@ -35,7 +35,11 @@ _LEAST_SAVED = 0.01
 
 @dataclass(frozen=True)
 class Factorization(Pass):
-    """Split linear layers and 1x1 convolutions into two by a truncated singular value decomposition.
+    """Split linear layers and convolutions into two by a truncated singular value decomposition.
+
+    A convolution without groups is split where that loses least for what it saves: into one with its kernel and a 1x1
+    convolution (Zhang et al., PAMI 2016), into one along each spatial axis (Jaderberg et al., BMVC 2014), or into a 1x1
+    convolution and one with its kernel.
 
     With calibration data the error is weighed by what the layer reads, so that the least of its output is lost, not of
     its weight (Chen et al., "DRONE", NeurIPS 2021; Wang et al., "SVD-LLM", ICLR 2025), and by how much that matters to
@@ -49,7 +53,8 @@ class Factorization(Pass):
         energy: the share to keep of the variance of each layer's output on held-out batches, or without data of its
             squared singular values; it sets the layer's rank. 0 leaves ranks to the other options; without data and any
             of these, it stands for 0.95.
-        rank: the same rank for every layer instead; 0 leaves ranks to the other options.
+        rank: the same rank for every layer instead; convolutions keep their kernels, and 1x1 ones follow. 0 leaves
+            ranks to the other options.
         ratio: the share of each layer's multiply-adds to remove instead; 0 leaves ranks to the other options.
         flops: the share of the model's operations to remove instead, where the outputs lose the least; 0 leaves ranks
             to the other options.

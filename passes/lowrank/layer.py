@@ -17,6 +17,8 @@ _EXACT = (0, 1 / 32, 1 / 16, 1 / 8, 1 / 4)
 """Shares of a table's rows, those that matter most, that may stay as they are."""
 _NOTHING = 1e-12
 """The share of what a layer computes that rounding loses in any case."""
+_CHANNELS = 4
+"""The channels that ONNX Runtime's blocked convolutions take, or a multiple of them: others take longer."""
 LEAST_GAIN = 0.1
 """The share of a layer's multiply-adds that two layers have to save to take less time than one."""
 
@@ -71,7 +73,7 @@ class Layer:
         parts, costs = dict[Form, Decomposition](), dict[Form, float]()
         for axes in choices_of_axes(node):
             form, it = Form(axes), Arrangement.of(node, matrix, axes)
-            rows, columns = it.arranged(matrix).shape
+            rows, columns = len(matrix) // it.places, matrix.shape[1] * it.places
             cost = rows * spread(node, axes, sizes) + columns
             if not parts:
                 parts[form], costs[form] = decompose(matrix, weighed, outputs), cost
@@ -98,7 +100,8 @@ class Layer:
             elif weight_of(self.node).use_count > 1:
                 size = 0
             losses = np.maximum(parts.losses, _NOTHING * whole) / unit
-            found.append(Choices.of(losses, most, per_rank, size, form))
+            block = _CHANNELS if self.node.operator == "Conv" else 1
+            found.append(Choices.of(losses, most, per_rank, size, form, block))
         return Choices.joined(found)
 
     def cheapest(self, share: float) -> Cut:

@@ -16,6 +16,7 @@ from planish.ir.types import DType, TensorType
 from planish.ir.verify import verify
 from planish.passes.base import Feeds, PassContext, PassResult, Profile
 from planish.passes.lowrank.factorize import Factorization
+from planish.passes.lowrank.matrix import kernel_of, weight_of
 from planish.targets.load import load_target
 
 RNG = np.random.default_rng(0)
@@ -111,7 +112,7 @@ def test_a_convolution_is_split_where_its_weight_has_a_low_rank(
 
     factorize(graph, ({"x": x},) if calibrated else (), **{option: {"energy": 1 - 1e-9, "ratio": 0.7}[option]})
 
-    shapes = [node.constant(1).shape for node in graph.nodes if node.operator == "Conv"]  # pyright: ignore
+    shapes = [weight_of(node).data.shape for node in graph.nodes if node.operator == "Conv"]
     rank = shapes[0][0]
     assert shapes == [(rank, 8, *first), (12, rank, *second)]
     assert rank == 2 or option == "ratio"
@@ -140,6 +141,19 @@ def test_a_convolution_becomes_a_column_and_a_row() -> None:
 }
 """
     )
+
+
+def test_ranks_of_wide_convolutions_suit_blocks_of_channels() -> None:
+    weight = RNG.standard_normal((64, 64, 3, 3)).astype(np.float32)
+    graph = graph_of((8, 64, 6, 6), lambda op, x: op.Relu(op.Conv(x, weight)))
+    batches = tuple({"x": RNG.standard_normal((8, 64, 6, 6)).astype(np.float32)} for _ in range(4))
+    whole = summarize(graph).flops
+
+    for share in (0.3, 0.36, 0.43, 0.5, 0.6):
+        copy = graph.clone()
+        factorize(copy, batches, flops=share)
+        assert weight_of(next(iter(copy.nodes))).data.shape[0] % 4 == 0
+        assert summarize(copy).flops <= (1 - share) * whole
 
 
 def test_a_mean_goes_into_the_bias_where_zeros_are_around_an_image_too() -> None:
@@ -587,7 +601,7 @@ def test_a_convolution_that_takes_longer_in_two_stays_whole() -> None:
 
     def profile(graphs: Sequence[Graph], *, wholes: bool) -> list[Profile]:
         assert not wholes
-        assert [node.constant(1).shape[2:] for node in graphs[1].nodes] == [(3, 1), (1, 3)]  # pyright: ignore
+        assert [kernel_of(node) for node in graphs[1].nodes] == [(3, 1), (1, 3)]
         return [Profile(np.ones(8), {name: seconds}, {}) for seconds in (1e-4, 2e-4)]
 
     result = Factorization(energy=1 - 1e-9).apply(
