@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 
@@ -27,6 +27,9 @@ _DIVERGED = 3.0
 """How far the loss may rise, as a share of its size at first: training that goes beyond won't come back by itself."""
 _LOST = Verdict(math.inf, math.inf)
 
+_Draw: TypeAlias = Sequence[Sequence[int]]
+"""The pieces of each batch of a step."""
+
 
 class Weigher(Protocol):
     """A judge of outputs."""
@@ -45,7 +48,8 @@ class Climb:
     Args:
         trainer: holds the weights.
         lessons: the samples, and the outputs that are wanted for them.
-        rows: how many samples a step takes.
+        rows: how many samples a batch has.
+        accumulate: how many batches a step takes.
         held_out: the indices of the pieces that are held out, to judge by.
         judge: judges the student's outputs for the pieces that are held out.
         generator: shuffles the other pieces.
@@ -67,6 +71,7 @@ class Climb:
         trainer: Trainer,
         lessons: Lessons,
         rows: int,
+        accumulate: int,
         held_out: Sequence[int],
         judge: Weigher,
         generator: np.random.Generator,
@@ -82,10 +87,10 @@ class Climb:
         self._kept = checkpoint.read()
         self._state = State()
         self._done = self._total = self.lost = 0
-        self._rows = rows
-        self._judging_rows = sum(lessons.pieces[place].rows for place in held_out)
+        self._rows, self._accumulate = rows, accumulate
+        self._judging_rows = self._count(held_out)
         training = [place for place in range(len(lessons.pieces)) if place not in held_out] or list(held_out)
-        self.steps_of_epoch = math.ceil(sum(lessons.pieces[place].rows for place in training) / rows)
+        self.steps_of_epoch = math.ceil(self._count(training) / (rows * accumulate))
         self._order = self._shuffled(training, generator)
         self._best_weights = trainer.weights()
         self.first = self.best = self._verdict()
@@ -108,7 +113,7 @@ class Climb:
             more: the number of steps that will be taken with the rate that is found.
         """
         self._total = steps * len(RATES) + more
-        drawn = [next(self._order) for _ in range(steps)]
+        drawn = self._drawn(steps)
         start, losses = self._best_weights, dict[float, float]()
         for rate in RATES:
             self._trainer.restore(start)  # each rate starts from there
@@ -134,7 +139,7 @@ class Climb:
         self._total, self._state.losses = self._done + steps, []
         waited = 0
         for part in np.array_split(np.arange(steps), min(_PARTS, steps)):
-            drawn = [next(self._order) for _ in part]
+            drawn = self._drawn(len(part))
             verdict = self._run(drawn, [rate * schedule(int(step), steps) for step in part])
             waited = 0 if self._keep(verdict) else waited + 1
             if waited > patience > 0:
@@ -148,7 +153,7 @@ class Climb:
         self._trainer.restore(self._best_weights)
         self._trainer.finish()
 
-    def _run(self, drawn: Sequence[Sequence[int]], rates: Sequence[float]) -> Verdict:
+    def _run(self, drawn: Sequence[_Draw], rates: Sequence[float]) -> Verdict:
         """Take the steps of a leg, or what is left of them; the verdict is infinite where a loss was no number."""
         leg, start = len(self._state.verdicts), 0
         if leg < len(self._kept.verdicts):
@@ -162,9 +167,10 @@ class Climb:
         self.lost += not math.isfinite(verdict.loss)
         return verdict
 
-    def _walked(self, drawn: Sequence[Sequence[int]], rates: Sequence[float], start: int) -> Verdict:
-        for step, (places, rate) in enumerate(zip(drawn, rates, strict=True), start + 1):
-            loss = self._trainer.step(self._lessons.batches(places), rate)
+    def _walked(self, drawn: Sequence[_Draw], rates: Sequence[float], start: int) -> Verdict:
+        for step, (draw, rate) in enumerate(zip(drawn, rates, strict=True), start + 1):
+            batches = (batch for places in draw for batch in self._lessons.batches(places))
+            loss = self._trainer.step(batches, sum(map(self._count, draw)), rate)
             if not math.isfinite(loss):
                 return _LOST
             self._state.losses.append(loss)
@@ -203,8 +209,12 @@ class Climb:
         share = min(max(drop / 100, 1 / self._judging_rows), 1.0)
         return 100 * math.sqrt(share / self._judging_rows)
 
+    def _drawn(self, steps: int) -> list[_Draw]:
+        """What each of the next steps takes."""
+        return [[next(self._order) for _ in range(self._accumulate)] for _ in range(steps)]
+
     def _shuffled(self, training: Sequence[int], generator: np.random.Generator) -> Iterator[Sequence[int]]:
-        """The pieces of each step, one step after another, without end."""
+        """The pieces of each batch, one batch after another, without end."""
         places: list[int] = []
         while True:
             taken, rows = list[int](), 0
@@ -213,6 +223,10 @@ class Climb:
                 taken.append(places.pop())
                 rows += self._lessons.pieces[taken[-1]].rows
             yield taken
+
+    def _count(self, places: Sequence[int]) -> int:
+        """How many samples pieces have together."""
+        return sum(self._lessons.pieces[place].rows for place in places)
 
 
 def _risen(loss: float, share: float) -> float:

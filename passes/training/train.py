@@ -83,6 +83,8 @@ class Training(Pass):
     Attributes:
         epochs: how many times the calibration data are gone through; 0 takes 600 steps of 32 samples, however many data
             there are, or fewer and smaller steps where the model's operations would take long.
+        accumulate: how many batches a step takes, whose gradients are averaged; more make larger steps in the memory
+            that one batch takes.
         lr: how far a step may move a weight, as a share of its root mean square; it is warmed up, and falls to zero
             along a cosine. 0 tries several rates for a few steps, and takes the one that lowers the loss most on what
             is held out.
@@ -97,6 +99,7 @@ class Training(Pass):
     max_drift: ClassVar[float] = math.inf  # it may have to undo any damage; held-out data is its judge
 
     epochs: Annotated[int, Ge(0)] = 0
+    accumulate: Annotated[int, Ge(1)] = 1
     lr: Annotated[float, Ge(0)] = 0.0
     clip: Annotated[float, Ge(0)] = 0.0
     average: Annotated[float, Interval(ge=0, lt=1)] = 0.0
@@ -131,13 +134,13 @@ class Training(Pass):
         coarse = {it.floats for it in roundings if it.limits[1] - it.limits[0] < _COARSE}
         pruned = [it for it in weights if it not in coarse and _is_pruned(it)]
         checkpoint = Checkpoint(context.checkpoints, key)
-        rows, steps = _plan(student, task.teacher, pieces)
+        rows, steps = _plan(student, task.teacher, pieces, self.accumulate)
         trainer = Trainer(student, weights, task.compare, clip=self.clip, average=self.average, pruned=pruned)
         with workspace() as folder:
             lessons = Lessons(task.answer, student, pieces, Storage(folder, MOST_ON_DISK))
             tell = partial(self._tell, context)
             random = np.random.default_rng(context.seed)
-            climb = Climb(trainer, lessons, rows, held_out, task.judge, random, tell, checkpoint)
+            climb = Climb(trainer, lessons, rows, self.accumulate, held_out, task.judge, random, tell, checkpoint)
             if climb.first.loss <= task.learned:
                 return PassResult(misses=[self._learned()])
             told = self._train(climb, self.epochs * climb.steps_of_epoch or steps)
@@ -238,14 +241,14 @@ def _is_selected(constant: Constant, context: PassContext) -> bool:
     return all(context.selects(use.node) for use in constant.uses)
 
 
-def _plan(student: Graph, teacher: Graph | None, pieces: Sequence[Piece]) -> tuple[int, int]:
-    """How many samples a step takes, and how many steps there are, by what they cost and how many samples there are."""
+def _plan(student: Graph, teacher: Graph | None, pieces: Sequence[Piece], accumulate: int) -> tuple[int, int]:
+    """How many samples a batch has, and how many steps there are, by what they cost and how many samples there are."""
     first, count = pieces[0], sum(piece.rows for piece in pieces)
     run = _RUNS * _work(student, first)
     answer = 0.0 if teacher is None else _work(teacher, first)
     affordable = max(_OPERATIONS / (run + answer), (_OPERATIONS - count * answer) / run)  # each is answered once
     rows = int(min(ROWS, max(affordable / _STEPS, _FEWEST / _rows(student, first), 1), max(count // 4, 1)))
-    return rows, int(min(_STEPS, max(affordable / rows, 1)))
+    return rows, int(min(_STEPS, max(affordable / (rows * accumulate), 1)))
 
 
 def _trial(steps: int) -> int:

@@ -1,7 +1,7 @@
 """Training a graph's weights: steps of Adam, each weight's in proportion to its size, and a state to go on from."""
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from math import floor, isfinite, log2
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -128,11 +128,12 @@ class Trainer:
         self._optimizer = torch.optim.Adam(alike)
         self._averages = [weight.detach().clone() for weight in self._weights] if self._share else []
 
-    def step(self, batches: Sequence[TrainingBatch], rate: float) -> float:
+    def step(self, batches: Iterable[TrainingBatch], rows: int, rate: float) -> float:
         """Learn from some samples; returns the loss before it, and changes nothing if that is no number.
 
         Args:
-            batches: the samples, those of one shape together.
+            batches: the samples, as many at a time as are run together; their gradients are averaged over all samples.
+            rows: the number of samples in all batches together.
             rate: how far weights move, as a share of their size.
 
         Raises:
@@ -141,7 +142,7 @@ class Trainer:
         import torch
 
         self._optimizer.zero_grad()
-        total, rows = 0.0, sum(batch.rows for batch in batches)
+        total = 0.0
         for batch in batches:
             outputs = dict(zip(self._student.outputs, self._module(*batch.inputs), strict=True))
             loss = self._compare(outputs, batch.wanted) * (batch.rows / rows)

@@ -42,7 +42,7 @@ student = source.clone()
 for constant in student.constants.values():
     constant.data = constant.data + 0.3 * random.standard_normal(constant.shape, np.float32)
 planish.write(source, folder / "teacher.planish")
-pipeline = f'distill{{epochs=10,average=0.5,clip=5,teacher="{folder}/teacher.planish"}}'
+pipeline = f'distill{{{sys.argv[2]},average=0.5,clip=5,teacher="{folder}/teacher.planish"}}'
 data = [{"x": random.standard_normal((16, 6), np.float32)} for _ in range(12)]
 
 def train(name, last=0):
@@ -60,9 +60,12 @@ print([train("whole"), *(train("killed", last) for last in (9, 20, 31)), train("
 
 
 @pytest.mark.wide
-def test_a_training_that_is_killed_and_goes_on_gives_the_same_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", ["epochs=10", "epochs=20,accumulate=2"])
+def test_a_training_that_is_killed_and_goes_on_gives_the_same_bytes(options: str, tmp_path: Path) -> None:
     """It is killed in the first trial of a rate, in a later one, and in the training itself."""
-    done = subprocess.run([sys.executable, "-c", PROGRAM, tmp_path], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, tmp_path, options], capture_output=True, text=True, check=False
+    )
 
     assert done.stdout.strip() == "[0, 9, 9, 9, 0]", done.stderr
     steps = [int((tmp_path / f"{name}.steps").read_text()) for name in ("whole", "killed")]

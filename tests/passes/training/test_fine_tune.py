@@ -1,6 +1,7 @@
 """Fine-tuning: labels are learned, held-out ones judge, and what can't be learned from is refused in one sentence."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from planish.ir.graph import Graph
 from planish.ir.types import DType, TensorType
 from planish.passes.base import Feeds, Labelled, PassContext, PassResult
 from planish.passes.probes import run_graph
+from planish.passes.training import train
 from planish.passes.training.fine_tune import FineTuning
 from planish.targets.load import load_target
 
@@ -59,6 +61,20 @@ def test_classes_are_learned(softmax: bool) -> None:
     assert wrong(graph) < 0.3 * before
     assert result.changed
     assert result.curve[-1] < 0.3 * result.curve[0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_batches_whose_gradients_are_averaged_are_one_batch(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    network_of, losses = {rows: network() for rows in (32, 64)}, list[list[float]]()
+    for rows, graph in network_of.items():
+        monkeypatch.setattr(train, "ROWS", rows)
+        context = PassContext(load_target("x86-64"), graph.clone(), DATA, labels=CLASSES, seed=seed)
+        losses.append(FineTuning(epochs=6, lr=1e-2, accumulate=64 // rows).apply(graph, context).curve)
+
+    assert len(losses[0]) == 6 * math.ceil(18 * 16 / 64)
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+    for name, constant in network_of[32].constants.items():
+        np.testing.assert_allclose(constant.data, network_of[64].constants[name].data, rtol=1e-3, atol=1e-4)
 
 
 def test_numbers_are_learned_and_a_column_need_not_be_one() -> None:

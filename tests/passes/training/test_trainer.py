@@ -41,7 +41,7 @@ def test_steps_move_weights_by_shares_of_their_size() -> None:
     graph.constants["weight"].data = np.full((3, 2), 64, np.float32)
     trainer = trainer_of(graph)
 
-    losses = [trainer.step([BATCH], 0.1) for _ in range(3)]
+    losses = [trainer.step([BATCH], 3, 0.1) for _ in range(3)]
 
     assert losses == sorted(losses, reverse=True)
     (weight,) = trainer.weights()
@@ -52,7 +52,7 @@ def test_weights_of_zeros_move_and_parts_weigh_by_their_samples() -> None:
     trainer, whole = trainer_of(student()), trainer_of(student())
     parts = [TrainingBatch((torch.eye(3)[rows],), {"y": torch.ones(3, 2)[rows]}, 1) for rows in ([0], [1], [2])]
 
-    losses = [(trainer.step(parts, 0.01), whole.step([BATCH], 0.01)) for _ in range(20)]
+    losses = [(trainer.step(parts, 3, 0.01), whole.step([BATCH], 3, 0.01)) for _ in range(20)]
 
     np.testing.assert_allclose(*zip(*losses, strict=True), rtol=1e-5)
     assert losses[-1] < losses[0]
@@ -61,10 +61,10 @@ def test_weights_of_zeros_move_and_parts_weigh_by_their_samples() -> None:
 def test_what_was_copied_is_restored_and_only_then_written() -> None:
     graph = student()
     trainer = trainer_of(graph)
-    trainer.step([BATCH], 0.01)
+    trainer.step([BATCH], 3, 0.01)
     held, kept = trainer.weights(), score(trainer)
     for _ in range(5):
-        trainer.step([BATCH], 0.01)
+        trainer.step([BATCH], 3, 0.01)
     assert not graph.constants["weight"].data.any()
 
     trainer.restore(held)
@@ -80,7 +80,7 @@ def test_zeros_of_a_pruned_weight_stay() -> None:
     weight = graph.constants["weight"]
     for pruned in ([], [weight]):
         trainer = Trainer(graph, [weight], squared, pruned=pruned)
-        trainer.step([BATCH], 0.1)
+        trainer.step([BATCH], 3, 0.1)
         assert np.array_equal(trainer.weights()[0] != 0, weight.data != 0) == bool(pruned)
 
 
@@ -88,7 +88,7 @@ def test_a_loss_that_is_no_number_moves_nothing() -> None:
     trainer = trainer_of(student())
     broken = TrainingBatch((torch.full((3, 3), torch.inf),), {"y": torch.ones(3, 2)}, 3)
 
-    assert not np.isfinite(trainer.step([broken], 1.0))
+    assert not np.isfinite(trainer.step([broken], 3, 1.0))
     assert not trainer.weights()[0].any()
 
 
