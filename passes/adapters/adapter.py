@@ -52,6 +52,30 @@ class Adapter:
     def scale(self) -> float:
         return float(self.factor.data.item())
 
+    @property
+    def matrices(self) -> tuple[np.ndarray, np.ndarray]:
+        """The two weights, which are constants, as `[inputs, rank]` and `[rank, outputs]`."""
+        down, up = (matrix_of(node) for node in (self.narrow, self.wide))
+        assert down is not None
+        assert up is not None
+        return down, up
+
+    @property
+    def merged(self) -> np.ndarray | None:
+        """The layer's weight with the adapter, `[inputs, outputs]`; None where it is no float constant by itself."""
+        matrix, (down, up) = matrix_of(self.layer), self.matrices
+        change = down.astype(np.float64) @ up.astype(np.float64) * (self.scale / gain(self.layer))
+        return None if matrix is None else matrix + change
+
+    def remove(self, graph: Graph) -> None:
+        """Take the adapter out; its layer yields what it did without."""
+        graph.replace_uses(self.total.output, self.total.operand(0))
+        for node in (self.total, self.wide, self.wide.operand(0).producer, self.narrow):
+            assert node is not None
+            held = [value for value in node.inputs if isinstance(value, Constant)]
+            graph.erase(node)
+            drop_unused(graph, held)
+
 
 def layer_sizes(node: Node) -> tuple[int, int] | None:
     """How many numbers a layer contracts, and how many it yields; None where a node is no layer with a weight."""
@@ -75,10 +99,16 @@ def _is_held(weight: Value) -> bool:
     return isinstance(weight, Constant)
 
 
-def matrix_of(node: Node) -> np.ndarray | None:
-    """A view of a layer's weight in float, shape [inputs, outputs]; None where it is no constant or transposed one."""
-    weight, producer = node.constant(1), node.operand(1).producer
-    if producer is not None and producer.operator == "Transpose" and node.operand(1).type.rank == 2:
+def matrix_of(node: Node, value: Value | None = None) -> np.ndarray | None:
+    """A view of a layer's weight in float, shape [inputs, outputs]; None where it is no constant or transposed one.
+
+    Args:
+        node: the layer.
+        value: the weight, if it isn't the one that the layer reads.
+    """
+    value = node.operand(1) if value is None else value
+    weight, producer = value.data if isinstance(value, Constant) else None, value.producer
+    if producer is not None and producer.operator == "Transpose" and value.type.rank == 2:
         held = producer.constant(0)
         weight = None if held is None else held.transpose(producer.attributes.get("perm", (1, 0)))
     if weight is None:
@@ -184,13 +214,3 @@ def find_adapters(graph: Graph) -> Iterator[Adapter]:
         layer = total.operand(0).producer
         if layer is not None:
             yield Adapter(layer, narrow, wide, total, factor)
-
-
-def remove_adapter(graph: Graph, adapter: Adapter) -> None:
-    """Take an adapter out; its layer yields what it did without."""
-    graph.replace_uses(adapter.total.output, adapter.total.operand(0))
-    for node in (adapter.total, adapter.wide, adapter.wide.operand(0).producer, adapter.narrow):
-        assert node is not None
-        held = [value for value in node.inputs if isinstance(value, Constant)]
-        graph.erase(node)
-        drop_unused(graph, held)

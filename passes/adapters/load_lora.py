@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...ir.errors import ModelError, UsageError
-from ...ir.graph import Graph
+from ...ir.graph import Graph, Node
 from ..base import Effect, Pass, PassContext, PassResult
-from .adapter import add_adapter, layer_sizes
-from .peft import match_layers, read_peft
+from .adapter import add_adapter, layer_sizes, matrix_of
+from .dora import add_dora
+from .peft import Weights, match_layers, read_peft
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,20 @@ class LoraLoading(Pass):
                     f"{folder}: the adapter for {name} fits a layer of (inputs, outputs) {sizes}, but the model's has "
                     f"{layers[node]}: load an adapter of this model"
                 )
+            if weights.magnitudes is not None and matrix_of(node) is None:
+                raise ModelError(
+                    f"{folder} has a DoRA for {name}, whose weight is no float constant: load it before the model is "
+                    "quantized"
+                )
             if context.selects(node) and context.applies("adapter", node):
-                add_adapter(graph, node, weights.down, weights.up, weights.scale, name)
+                _put(graph, node, weights, name)
                 count += 1
         return PassResult({"adapters": count})
+
+
+def _put(graph: Graph, node: Node, weights: Weights, name: str) -> None:
+    """Put an adapter onto its layer."""
+    if weights.magnitudes is None:
+        add_adapter(graph, node, weights.down, weights.up, weights.scale, name)
+    else:
+        add_dora(graph, node, weights.down, weights.up, weights.scale, name, weights.magnitudes)

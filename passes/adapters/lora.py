@@ -10,7 +10,8 @@ from annotated_types import Ge
 
 from ...ir.graph import Graph, Node
 from ..base import Effect, Pass, PassContext, PassResult
-from .adapter import add_adapter, find_adapters, gain, layer_name, layer_sizes, matrix_of, replace_weight
+from .adapter import add_adapter, gain, layer_name, layer_sizes, matrix_of, replace_weight
+from .dora import add_dora, all_adapters
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class Lora(Pass):
         start: what adapters begin with: nothing for `lora`, since the first layer is random and the second zero; for
             `pissa` the largest singular values of the layer's weight, which are taken out of it (Meng et al., "PiSSA:
             Principal Singular Values and Singular Vectors Adaptation of Large Language Models", NeurIPS 2024).
+        dora: whether the size of each output's weights is trained apart from their direction, which the adapter turns
+            (Liu et al., "DoRA: Weight-Decomposed Low-Rank Adaptation", ICML 2024): `LAYER.lora_M` has the sizes. The
+            adapter is part of its layer's weight, and folding constants merges it.
     """
 
     name: ClassVar[str] = "lora"
@@ -37,34 +41,35 @@ class Lora(Pass):
     alpha: Annotated[float, Ge(0)] = 0.0
     rslora: bool = False
     start: Literal["lora", "pissa"] = "lora"
+    dora: bool = False
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
-        adapted = {adapter.layer for adapter in find_adapters(graph)}
+        adapted = [adapter.layer for adapter in all_adapters(graph) if context.selects(adapter.layer)]
+        misses = [f"{layer.location}: it has an adapter" for layer in adapted]
         layers = {node: sizes for node in graph.nodes if (sizes := layer_sizes(node)) is not None}
         readers = Counter(node.operand(1) for node in layers)
         generator = np.random.default_rng(context.seed)
-        misses: list[str] = []
         count = 0
         for node, sizes in layers.items():
-            if not context.selects(node):
+            if not context.selects(node) or node in adapted:
                 continue
-            if node in adapted:
-                misses.append(f"{node.location}: it has an adapter")
-            elif self.rank > min(sizes):
+            if self.rank > min(sizes):
                 misses.append(
                     f"{node.location}: rank={self.rank} is more than its {sizes[0]} x {sizes[1]} weight can have: "
                     f"give {min(sizes)} at most"
                 )
             elif readers[node.operand(1)] > 1:
                 misses.append(f"{node.location}: other layers have the same weight")
-            elif self.start == "pissa" and matrix_of(node) is None:
-                misses.append(
-                    f"{node.location}: its weight is not a float constant, which start=pissa has to decompose"
-                )
+            elif (what := self._decomposes()) and matrix_of(node) is None:
+                misses.append(f"{node.location}: its weight is not a float constant, which {what} has to decompose")
             elif context.applies("adapter", node):
                 self._adapt(graph, node, sizes, generator)
                 count += 1
         return PassResult({"adapters": count}, misses)
+
+    def _decomposes(self) -> str:
+        """The option that needs a layer's weight as it is."""
+        return "start=pissa" if self.start == "pissa" else "dora=true" if self.dora else ""
 
     def _adapt(self, graph: Graph, node: Node, sizes: tuple[int, int], generator: np.random.Generator) -> None:
         scale = (self.alpha or self.rank) / (math.sqrt(self.rank) if self.rslora else self.rank)
@@ -77,4 +82,4 @@ class Lora(Pass):
             roots = np.sqrt(values[: self.rank] / scale)
             down, up = left[:, : self.rank] * roots, roots[:, None] * right[: self.rank]
             replace_weight(graph, node, matrix - scale / gain(node) * down @ up)
-        add_adapter(graph, node, down, up, scale, layer_name(node))
+        (add_dora if self.dora else add_adapter)(graph, node, down, up, scale, layer_name(node))

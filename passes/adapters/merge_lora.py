@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from ...ir.graph import Constant, Graph
 from ..base import Effect, Pass, PassContext, PassResult
-from .adapter import Adapter, find_adapters, gain, matrix_of, remove_adapter, replace_weight
+from .adapter import Adapter, replace_weight
+from .dora import DoraAdapter, all_adapters
 
 
 @dataclass(frozen=True)
@@ -25,34 +24,26 @@ class LoraMerging(Pass):
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         misses: list[str] = []
         count = 0
-        for adapter in list(find_adapters(graph)):
+        for adapter in all_adapters(graph):
             if not context.selects(adapter.layer):
                 continue
             if fault := _fault(adapter):
                 misses.append(f"{adapter.layer.location}: {fault}")
             elif context.applies("merge", adapter.layer):
-                matrix = matrix_of(adapter.layer)
+                matrix = adapter.merged
                 assert matrix is not None
-                replace_weight(graph, adapter.layer, matrix + update(adapter))
-                remove_adapter(graph, adapter)
+                adapter.remove(graph)
+                replace_weight(graph, adapter.layer, matrix)
                 count += 1
         return PassResult({"adapters": count}, misses)
 
 
-def _fault(adapter: Adapter) -> str:
+def _fault(adapter: Adapter | DoraAdapter) -> str:
     """Why an adapter can't be merged, or nothing."""
-    if not all(isinstance(weight, Constant) for weight in adapter.weights):
+    if isinstance(adapter, Adapter) and not all(isinstance(weight, Constant) for weight in adapter.weights):
         return "its adapter's weights are inputs of the model"
-    if matrix_of(adapter.layer) is None:
+    if adapter.merged is None:
         return "its weight is not a float constant: merge after cleanup, and before the model is quantized"
-    if adapter.layer.operand(0) is not adapter.narrow.operand(0):
+    if isinstance(adapter, Adapter) and adapter.layer.operand(0) is not adapter.narrow.operand(0):
         return "its adapter and the layer itself read different values"
     return ""
-
-
-def update(adapter: Adapter) -> np.ndarray:
-    """What an adapter adds to its layer's weight, shape [inputs, outputs]."""
-    down, up = (matrix_of(node) for node in (adapter.narrow, adapter.wide))
-    assert down is not None
-    assert up is not None
-    return down.astype(np.float64) @ up.astype(np.float64) * (adapter.scale / gain(adapter.layer))

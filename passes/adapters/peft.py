@@ -1,7 +1,8 @@
 """Adapters in the files of Hugging Face's PEFT: `adapter_config.json` and `adapter_model.safetensors`.
 
 Weights have the names `base_model.model.LAYER.lora_A.weight` and `...lora_B.weight`, as torch's layers hold them:
-`[rank, inputs]` and `[outputs, rank]`. Files that torch has pickled are not read.
+`[rank, inputs]` and `[outputs, rank]`; DoRA adds `...lora_magnitude_vector`, `[outputs]`. Files that torch has pickled
+are not read.
 """
 
 import json
@@ -17,10 +18,12 @@ from ...ir.drafts import beside, put
 from ...ir.errors import ModelError, UsageError
 from ...ir.files import RefusedFileError, open_regular, writing
 from ...ir.graph import Constant, Graph, Node
-from .adapter import DOWN, UP, Adapter, find_adapters, layer_name, matrix_of
+from .adapter import DOWN, UP, Adapter, find_adapters, layer_name, stored
+from .dora import DoraAdapter, find_dora
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
+_SIZE = ".lora_magnitude_vector"
 _LARGEST = 1 << 24
 """The most bytes of the configuration."""
 
@@ -33,11 +36,13 @@ class Weights:
         down: the first weight, shape [inputs, rank].
         up: the second weight, shape [rank, outputs].
         scale: the factor on the product of the two.
+        magnitudes: the norm of each column of the layer's weight, shape [outputs]; None where it isn't set.
     """
 
     down: np.ndarray
     up: np.ndarray
     scale: float
+    magnitudes: np.ndarray | None = None
 
 
 def read_peft(folder: Path) -> dict[str, Weights]:
@@ -69,9 +74,7 @@ def _fault(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
     """What isn't supported of an adapter; empty where all is."""
     if config.get("peft_type") != "LORA":
         return f"its adapter is of the type {config.get('peft_type')}, and only LORA is read"
-    if config.get("use_dora"):
-        return "its adapter is a DoRA, which is not supported: merge it in PEFT"
-    others = sorted(key for key in arrays if not key.endswith((f"{DOWN}.weight", f"{UP}.weight")))
+    others = sorted(key for key in arrays if not key.endswith((f"{DOWN}.weight", f"{UP}.weight", _SIZE)))
     return f"its adapter has more than low-rank weights: {', '.join(others[:3])}" if others else ""
 
 
@@ -82,7 +85,13 @@ def _weights(name: str, arrays: Mapping[str, np.ndarray], config: Mapping[str, A
     layer = name.removeprefix(_PREFIX)
     alpha = float(_of(layer, config.get("alpha_pattern"), config.get("lora_alpha", len(down))))
     root = math.sqrt(len(down)) if config.get("use_rslora") else len(down)
-    return Weights(down.reshape(len(down), -1).T, up.reshape(len(up), -1).T, alpha / root)
+    sizes = arrays.get(f"{name}{_SIZE}")
+    if (sizes is None) == bool(config.get("use_dora")) or (sizes is not None and sizes.size != len(up)):
+        raise ModelError(
+            f"{folder}: {name} needs a magnitude for each of its outputs if use_dora is true, or else none"
+        )
+    magnitudes = None if sizes is None else sizes.reshape(-1)
+    return Weights(down.reshape(len(down), -1).T, up.reshape(len(up), -1).T, alpha / root, magnitudes)
 
 
 def _of(layer: str, pattern: Any, default: Any) -> Any:
@@ -124,30 +133,33 @@ def write_peft(graph: Graph, folder: Path, base: str = "") -> None:
     Raises:
         UsageError: there are no adapters, the folder holds something else, or nothing may be written there.
     """
-    adapters = list(find_adapters(graph))
+    turned, adapters = list(find_dora(graph)), list(find_adapters(graph))
     held = [adapter for adapter in adapters if all(isinstance(weight, Constant) for weight in adapter.weights)]
-    if not held:
+    if not (turned or held):
         raise UsageError(f"there is nothing to write into {folder}: the graph has no adapters")
+    if turned and adapters:
+        raise UsageError(f"{folder} can't hold adapters with dora=true beside others, as the graph has: merge one kind")
     folder = folder.resolve()
     if folder.exists() and not {file.name for file in folder.iterdir()} <= {CONFIG, WEIGHTS, "README.md"}:
         raise UsageError(f"{folder} holds something other than an adapter: name another folder, or empty it")
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
     with beside(folder) as draft, writing(folder):
-        _write(held, draft / folder.name, base)
+        _write(turned or held, draft / folder.name, base)
         put(draft / folder.name, folder)
 
 
-def _write(adapters: Sequence[Adapter], folder: Path, base: str) -> None:
+def _write(adapters: Sequence[Adapter | DoraAdapter], folder: Path, base: str) -> None:
     from safetensors.numpy import save_file
 
     arrays: dict[str, np.ndarray] = {}
     for adapter in adapters:
-        for node, part in ((adapter.narrow, DOWN), (adapter.wide, UP)):
-            matrix = matrix_of(node)
-            assert matrix is not None
-            stored = node.operand(1).type.static_shape if node.operator == "Conv" else matrix.T.shape
-            arrays[f"{_PREFIX}{adapter.name}{part}.weight"] = np.ascontiguousarray(matrix.T).reshape(stored)
+        is_conv = adapter.layer.operator == "Conv"
+        for array, part in zip(stored(adapter.layer, *adapter.matrices), (DOWN, UP), strict=True):
+            arrays[f"{_PREFIX}{adapter.name}{part}.weight"] = np.ascontiguousarray(array if is_conv else array.T)
+        if isinstance(adapter, DoraAdapter):
+            spread = (1, -1, *(1,) * (adapter.layer.operand(1).type.rank - 2)) if is_conv else (-1,)
+            arrays[f"{_PREFIX}{adapter.name}{_SIZE}"] = adapter.magnitudes.reshape(spread)
     ranks = {adapter.name: len(arrays[f"{_PREFIX}{adapter.name}{DOWN}.weight"]) for adapter in adapters}
     alphas = {adapter.name: adapter.scale * ranks[adapter.name] for adapter in adapters}
     rank, alpha = ranks[adapters[0].name], alphas[adapters[0].name]
@@ -164,6 +176,7 @@ def _write(adapters: Sequence[Adapter], folder: Path, base: str) -> None:
         "inference_mode": True,
         "lora_dropout": 0.0,
         "use_rslora": False,
+        "use_dora": isinstance(adapters[0], DoraAdapter),
     }
     folder.mkdir()
     save_file(arrays, folder / WEIGHTS, {"format": "pt"})

@@ -11,7 +11,7 @@ from ...ir.numerics import Outputs, is_float
 from ..base import Feeds, Pass, PassContext
 from ..instrument import Instrument, PassRecord
 from ..probes import make_probes, run_graph
-from .adapter import find_adapters, remove_adapter
+from .dora import all_adapters
 from .merge_lora import LoraMerging
 
 _BATCHES = 8
@@ -50,8 +50,8 @@ class AdapterSurvival(Instrument):
             held = self._context
             self._batches = held.calibration[:_BATCHES] or make_probes(held.source, (), held.seed)
             self._without = graph.clone()
-            for adapter in list(find_adapters(self._without)):
-                remove_adapter(self._without, adapter)
+            for adapter in all_adapters(self._without):
+                adapter.remove(self._without)
 
     def after(self, record: PassRecord, graph: Graph) -> None:
         if self._step is None or not record.result.changed:

@@ -7,6 +7,7 @@ import numpy as np
 from ...ir.errors import ModelError, UsageError
 from ...ir.graph import Constant, Graph
 from .adapter import find_adapters, layer_sizes, stored
+from .dora import find_dora
 from .peft import match_layers, read_peft, write_peft
 
 
@@ -16,8 +17,13 @@ def adapter_inputs(graph: Graph) -> tuple[Graph, dict[str, np.ndarray]]:
     It is compiled as any graph is: `executable({**batch, **weights})` runs it with an adapter.
 
     Raises:
-        UsageError: it has no adapters whose weights are constants.
+        UsageError: it has no adapters whose weights are constants, or some of DoRA's, which are part of their layers.
     """
+    if turned := next(find_dora(graph), None):
+        raise UsageError(
+            f"the adapter of {turned.name} is a DoRA, which is part of its layer's weight and can't be exchanged: "
+            "merge it, or train one without dora"
+        )
     copy, weights = graph.clone(), dict[str, np.ndarray]()
     for adapter in find_adapters(copy):
         for weight in adapter.weights:
@@ -44,6 +50,10 @@ def read_adapter(folder: str | Path, graph: Graph) -> dict[str, np.ndarray]:
     """
     folder = Path(folder)
     given = read_peft(folder)
+    if any(weights.magnitudes is not None for weights in given.values()):
+        raise ModelError(
+            f"{folder}: its adapter is a DoRA, which can't be exchanged: put it onto a model with load-lora"
+        )
     places = {adapter.layer: adapter for adapter in find_adapters(graph)}
     found = match_layers(list(places), list(given), folder)
     named = {node: name for name, node in found.items()}

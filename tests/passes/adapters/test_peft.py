@@ -88,7 +88,7 @@ def test_roots_of_ranks_scale_where_peft_says_so(source: Graph, data: list[Feeds
     ("arrays", "config", "message"),
     [
         (ARRAYS, {"peft_type": "IA3"}, "its adapter is of the type IA3, and only LORA is read"),
-        (ARRAYS, {"use_dora": True}, "its adapter is a DoRA, which is not supported: merge it in PEFT"),
+        (ARRAYS, {"use_dora": True}, "needs a magnitude for each of its outputs if use_dora is true, or else none"),
         (
             {**ARRAYS, "base_model.model.head.bias": np.ones(3)},
             {},
