@@ -60,7 +60,7 @@ def compared(
     """
     few = first_batches_of(batches, _SAMPLES)
     removed = [_removed(candidate) for candidate in candidates]
-    if _RUNS * sum(map(len, removed)) * _operations(graph, few) > _MOST_OPERATIONS:
+    if _RUNS * sum(map(len, removed)) * operations(graph, few) > _MOST_OPERATIONS:
         return None
     fit, judging = split(len(few), len(few))
     judge = Judge(graph, [few[place] for place in judging])
@@ -90,10 +90,10 @@ def enough_to_fit(graph: Graph, batches: Sequence[Feeds]) -> Sequence[Feeds]:
     return _soon_run(graph, batches, _FIT_OPERATIONS, _FIT_SAMPLES)
 
 
-def _soon_run(graph: Graph, batches: Sequence[Feeds], operations: float, samples: int) -> Sequence[Feeds]:
+def _soon_run(graph: Graph, batches: Sequence[Feeds], most: float, samples: int) -> Sequence[Feeds]:
     if len(batches) <= ONE_IN:
         return batches
-    soon = int(operations // max(_operations(graph, [max(batches, key=_size)]), 1))
+    soon = int(most // max(operations(graph, [max(batches, key=_size)]), 1))
     return batches[: max(soon, len(first_batches_of(batches, samples)), ONE_IN)]
 
 
@@ -101,7 +101,7 @@ def _size(batch: Feeds) -> int:
     return sum(array.size for array in batch.values() if isinstance(array, np.ndarray))
 
 
-def _operations(graph: Graph, batches: Sequence[Feeds]) -> int:
+def operations(graph: Graph, batches: Sequence[Feeds]) -> int:
     """How many floating-point operations a graph takes for batches that are as large as the first."""
     return len(batches) * summarize(graph, sizes_in(graph, batches[0])).flops
 

@@ -8,7 +8,7 @@ products are kept, so that memory doesn't grow with the amount of data. A draft,
 by, is fitted to fewer rows.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
@@ -51,9 +51,12 @@ def repair(
     judging: Sequence[Feeds],
     context: PassContext,
     *,
+    missing: Iterable[Value] = (),
     is_draft: bool = False,
 ) -> list[str]:
     """Fit layers that are selected, or read fewer channels, to what they computed with all channels.
+
+    Where sums lack a term, layers whose output is added to something that lacks it are fitted to the whole sum.
 
     Args:
         source: the graph with all channels.
@@ -62,14 +65,16 @@ def repair(
         fitted: batches that weights are fitted to.
         judging: batches that decide whether a layer is changed; if there are none, `fitted` does.
         context: the context that has the selection and the seed, and that progress is reported to.
+        missing: the sums of `source` that lack a term in `graph`.
         is_draft: whether fewer rows are looked at.
 
     Returns:
         The names of the outputs of the layers that were changed.
     """
     pairs = list(zip(source.nodes, graph.nodes, strict=True))
+    twins, missing = dict(pairs), set(missing)
     layers: list[_Layer] = []
-    moved = _moved(source, kept)
+    moved = _moved(source, {*missing, *(value for value, _ in kept)})
     for place, (old, new) in enumerate(pairs):
         known = None if moved.isdisjoint(old.inputs[:1]) else reader(new)
         if known is None or known.weight.use_count != 1 or graph.is_output(known.weight):
@@ -79,7 +84,10 @@ def repair(
         if not context.selects(new) and (old.operand(0), known.axis) not in kept:
             continue
         mask = kept.get((old.output, known.output_axis))
-        layers.append(_Layer.of(graph, place, known, old, mask))
+        layer = _Layer.of(graph, place, known, old, mask)
+        if missing and (summed := _summed(source, old)) is not None:
+            layer.beside = summed[0].operand(summed[1]), twins[summed[0]].operand(summed[1])
+        layers.append(layer)
     if not layers or not fitted:
         return []
     _walk(source, graph, layers, [*fitted, *judging], len(fitted), context, is_draft=is_draft)
@@ -88,9 +96,24 @@ def repair(
     return [layer.reader.node.output.name for layer in layers if layer.is_changed]
 
 
-def _moved(graph: Graph, kept: Kept) -> set[Value | None]:
-    """The values that differ where channels are gone: those that lose some, and all that is computed from them."""
-    found: set[Value | None] = {value for value, _ in kept}
+def _summed(graph: Graph, layer: Node) -> tuple[Node, int] | None:
+    """The Add of a layer's output, or its sum with a bias, and of a value that is known before; and that one's index.
+
+    None where there is no such Add, or something else reads the output.
+    """
+    bias = added_bias(layer)
+    output = layer.output if bias is None else bias[0].output
+    if output.use_count != 1 or output.uses[0].node.operator != "Add":
+        return None
+    add, index = output.uses[0].node, 1 - output.uses[0].index
+    other = add.operand(index)
+    is_known = other.producer is None or graph.position(other.producer) < graph.position(layer)
+    return (add, index) if is_known and other.type is output.type else None
+
+
+def _moved(graph: Graph, changed: Iterable[Value]) -> set[Value | None]:
+    """The values that differ: those that are changed, and all that is computed from them."""
+    found: set[Value | None] = set(changed)
     for node in graph.nodes:
         if not found.isdisjoint((*node.inputs, *node.captured)):
             found.update(node.outputs)
@@ -124,6 +147,11 @@ def _walk(
                 assert isinstance(x, torch.Tensor)
                 assert isinstance(wanted, torch.Tensor)
                 assert isinstance(found, torch.Tensor)
+                if layer.beside is not None:
+                    whole_term, term = values[layer.beside[0]], others[layer.beside[1]]
+                    assert isinstance(whole_term, torch.Tensor)
+                    assert isinstance(term, torch.Tensor)
+                    wanted = wanted + whole_term - term
                 yield layer.sample(x, wanted, found, layer.enough_rows // (fewer * len(batches)) + 1, generator)
 
         def observe(layer: _Layer) -> list[np.ndarray]:
@@ -155,6 +183,7 @@ class _Layer:
         output: the layer's output in the whole graph.
         mask: a boolean for each channel of that output, whether it is left; None where all are.
         bias: the constant that is added to the output; None where none can be changed.
+        beside: what the output is added to in the whole graph, and in the other; None to fit the output by itself.
         is_changed: whether the layer was changed, since that was worth it.
     """
 
@@ -163,6 +192,7 @@ class _Layer:
     output: Value
     mask: np.ndarray | None
     bias: Constant | None
+    beside: tuple[Value, Value] | None = None
     is_changed: bool = False
 
     @classmethod
