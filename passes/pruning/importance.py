@@ -10,7 +10,7 @@ from ...ir.graph import Graph, Value
 from ..base import Feeds, PassContext
 from ..gradients import DRAWS, Gradients
 from ..measures import choose_measures
-from ..moments import Inputs, observe
+from ..moments import Inputs, Read, observe
 from ..quantization.calibrate import first_batches_of
 from .readers import Reader, reader
 from .scores import Norm, readings, score_batch_norms, score_filters, score_gradients, score_inputs
@@ -79,7 +79,7 @@ class Observations:
         weights: the weight of a squared error of each output channel, by output; empty for a model without gradients.
     """
 
-    inputs: Mapping[tuple[Value, int], Inputs]
+    inputs: Mapping[Read, Inputs]
     weights: Mapping[Value, np.ndarray]
 
 

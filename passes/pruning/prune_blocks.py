@@ -66,9 +66,7 @@ class BlockPruning(Pass):
     effect: ClassVar[Effect] = Effect.LOSSY
     needs: ClassVar[frozenset[str]] = frozenset({"float"})
     after: ClassVar[tuple[str, ...]] = ("fold-constants",)
-    max_drift: ClassVar[float] = (
-        10.0  # half of the blocks of an untuned network may well be more than all of its output
-    )
+    max_drift: ClassVar[float] = 10.0  # without half of its blocks, the outputs of a network may be any
 
     blocks: Annotated[int, Ge(0)] = 0
     ratio: Annotated[float, Interval(ge=0, lt=1), Unit("1")] = 0.0
