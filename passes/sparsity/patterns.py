@@ -1,13 +1,18 @@
 """Which weights of a matrix go together, and which of them are kept."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from math import ceil
 
 import numpy as np
 
 from ...ir.errors import UsageError
 
 _BLOCK, _KEPT_OF = re.compile(r"([1-9]\d*)x([1-9]\d*)"), re.compile(r"([1-9]\d*):([1-9]\d*)")
+
+_ROUNDED = 1e-9
+"""How far rounding may move a number of weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +32,12 @@ class Pattern:
     group: int = 0
 
     @classmethod
-    def of(cls, text: str) -> "Pattern":
+    def of(cls, text: str, owner: str = "sparsify") -> "Pattern":
         """Read `unstructured`, a block such as `4x16` (rows along K by columns), or `2:4` (two of four are kept).
+
+        Args:
+            text: the pattern.
+            owner: the name of the pass that has it as an option.
 
         Raises:
             UsageError: the text is none of these.
@@ -40,13 +49,17 @@ class Pattern:
         if (found := _KEPT_OF.fullmatch(text)) and int(found[1]) < int(found[2]):
             return cls(kept=int(found[1]), group=int(found[2]))
         raise UsageError(
-            f"option pattern of pass sparsify is `unstructured`, a block such as 4x16, or 2:4, not {text!r}"
+            f"option pattern of pass {owner} is `unstructured`, a block such as 4x16, or 2:4, not {text!r}"
         )
 
     @property
     def sparsity(self) -> float:
         """The share of zeros that the pattern fixes; 0 where it fixes none."""
         return 1 - self.kept / self.group if self.group else 0.0
+
+    def sparser(self, share: float) -> "Pattern":
+        """The pattern on the way to itself: more of each group are kept while the share of zeros is below its own."""
+        return replace(self, kept=max(ceil((1 - share) * self.group - _ROUNDED), self.kept))
 
     @property
     def period(self) -> int:
@@ -75,3 +88,9 @@ class Pattern:
         np.put_along_axis(keeps, np.argsort(ranked, axis=0, kind="stable")[:gone], values=False, axis=0)
         keeps = keeps.reshape(blocks.shape)
         return np.repeat(np.repeat(keeps, self.rows, axis=0), self.columns, axis=1)[:k, :n]
+
+
+def zeros_of(weights: Iterable[np.ndarray]) -> str:
+    """A sentence that says how many weights are zero."""
+    zeros, size = map(sum, zip(*((np.count_nonzero(it == 0), it.size) for it in weights), strict=True))
+    return f"{zeros} of {size} weights are zero now, {100 * zeros / size:.1f} %"

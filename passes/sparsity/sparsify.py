@@ -9,15 +9,14 @@ from annotated_types import Interval, Unit
 
 from ...ir.errors import UsageError
 from ...ir.graph import Graph
-from ...ir.operators import has_trait
-from ...ir.traits import Trait
 from ...ir.unused import drop_unused
 from ..base import Effect, Feeds, Pass, PassContext, PassResult
 from ..judge import Judge, divided
-from ..quantization.layers import Layer, select_layers
+from ..quantization.layers import Layer
 from ..quantization.round_weights import require_calibration
 from ..quantization.sweep import Moments, sweep
-from .patterns import Pattern
+from .layers import prunable_layers, share_of_zeros
+from .patterns import Pattern, zeros_of
 from .sparsegpt import sparsegpt
 
 _TRIED = tuple(percent / 100 for percent in range(50, 100, 5))
@@ -68,12 +67,10 @@ class Sparsification(Pass):
     required: bool = True
 
     def require(self, context: PassContext) -> None:
-        pattern = Pattern.of(self.pattern)
-        if self.sparsity and pattern.sparsity:
-            raise UsageError(f"pattern={self.pattern} of pass {self.name} fixes the sparsity: leave sparsity= out")
+        share = share_of_zeros(self.name, self.sparsity, self.pattern)
         if self.method in ("wanda", "sparsegpt"):
             require_calibration(self.name, context)
-        if not (context.calibration or self.sparsity or pattern.sparsity):
+        if not (context.calibration or share):
             raise UsageError(
                 f"how many weights {self.name} may set to zero is not known: give calibration data, by which it keeps "
                 "the outputs within max_drop, or say how many, as in sparsify{sparsity=0.8}"
@@ -82,7 +79,7 @@ class Sparsification(Pass):
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         self.require(context)
         pattern = Pattern.of(self.pattern)
-        layers, misses = self._choose(graph, pattern, context)
+        layers, misses = prunable_layers(graph, pattern, context, self.name)
         notes: list[str] = []
         if sparsity := self.sparsity or pattern.sparsity:
             weights, others = self._weights(graph, layers, sparsity, context.calibration, context)
@@ -90,29 +87,10 @@ class Sparsification(Pass):
             weights, others, notes = self._within(graph, layers, context)
         _replace(graph, layers, weights)
         if weights:
-            zeros, size = (sum(map(count, weights.values())) for count in (lambda it: (it == 0).sum(), np.size))
-            notes.append(f"{zeros} of {size} weights are zero now, {100 * zeros / size:.1f} %")
+            notes.append(zeros_of(weights.values()))
             if pattern.group or pattern.rows * pattern.columns == 1:
                 notes.append(f"no kernel leaves out zeros of pattern {self.pattern}: only compressed files are smaller")
         return PassResult({self.name: len(weights)}, [*others, *misses], notes)
-
-    def _choose(self, graph: Graph, pattern: Pattern, context: PassContext) -> tuple[list[Layer], list[str]]:
-        """The layers that lose weights, and why others don't."""
-        is_block = pattern.rows * pattern.columns > 1
-        known = frozenset(
-            node.operator
-            for node in graph.nodes
-            if has_trait(node.operator, Trait.CONTRACTING) and "Transpose" not in node.operator
-        )
-        selection = select_layers(graph, known, context, self.name, "dense")
-        layers: list[Layer] = []
-        misses = list(selection.misses)
-        for layer in selection.layers:
-            if reason := _obstacle(layer, is_block=is_block):
-                misses.append(f"{layer.node.location}: {layer.node.operator} stays dense: {reason}")
-            else:
-                layers.append(layer)
-        return layers, misses
 
     def _within(
         self, graph: Graph, layers: Sequence[Layer], context: PassContext
@@ -169,17 +147,6 @@ class Sparsification(Pass):
         if method == "wanda":
             return _smallest_gone(weight, pattern, sparsity, np.diagonal(moments))
         return sparsegpt(weight, pattern, sparsity, moments, self.damping)
-
-
-def _obstacle(layer: Layer, *, is_block: bool) -> str:
-    """Why a layer's weights aren't set to zero; empty where they are."""
-    if layer.shares_weight:
-        return "others read its weight too"
-    if layer.node.attributes.get("group", 1) != 1:
-        return "its filters read few channels each"
-    if is_block and any(size > 1 for size in layer.weight.data.shape[2:]):
-        return "no kernel leaves out blocks of a convolution of several taps"
-    return ""
 
 
 def _smallest_gone(

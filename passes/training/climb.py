@@ -9,6 +9,7 @@ import numpy as np
 from ...ir.errors import ModelError
 from ..judge import Verdict
 from .checkpoint import Checkpoint, State
+from .gradual import GradualPruning
 from .lessons import Lessons
 from .trainer import Trainer
 
@@ -55,6 +56,8 @@ class Climb:
         generator: shuffles the other pieces.
         tell: called with the loss of a step, the best verdict so far, the steps done, and the most steps in all.
         checkpoint: the file that the state is kept in, to go on from.
+        pruning: makes weights zero while training goes on. What is judged has all zeros: to begin with, the smallest
+            weights are zero at once.
 
     Attributes:
         first: the verdict on the weights before training.
@@ -77,6 +80,7 @@ class Climb:
         generator: np.random.Generator,
         tell: Callable[[float, Verdict, int, int], None],
         checkpoint: Checkpoint,
+        pruning: GradualPruning | None = None,
     ) -> None:
         self._trainer = trainer
         self._lessons = lessons
@@ -92,7 +96,11 @@ class Climb:
         training = [place for place in range(len(lessons.pieces)) if place not in held_out] or list(held_out)
         self.steps_of_epoch = math.ceil(self._count(training) / (rows * accumulate))
         self._order = self._shuffled(training, generator)
-        self._best_weights = trainer.weights()
+        self._pruning = pruning
+        self._start = self._best_weights = trainer.weights()
+        if pruning is not None:
+            trainer.prune(pruning.sparsity)
+            self._best_weights = trainer.weights()
         self.first = self.best = self._verdict()
         if not math.isfinite(self.first.loss):
             raise ModelError("the loss is no number before the first step: look at the model's outputs and the data")
@@ -106,7 +114,8 @@ class Climb:
         """The rate at which some steps lead to the least loss; 0 if no rate lowers the loss.
 
         Large rates are tried first, and smaller ones as long as they do better. Of rates that do about as well as
-        the best, the largest is taken: more steps make up for its size.
+        the best, the largest is taken: more steps make up for its size. Weights become zero in each trial as in the
+        whole training.
 
         Args:
             steps: the number of steps that each rate is tried for.
@@ -114,10 +123,10 @@ class Climb:
         """
         self._total = steps * len(RATES) + more
         drawn = self._drawn(steps)
-        start, losses = self._best_weights, dict[float, float]()
+        losses = dict[float, float]()
         for rate in RATES:
-            self._trainer.restore(start)  # each rate starts from there
-            verdict = self._run(drawn, [rate * schedule(step, steps) for step in range(steps)])
+            self._trainer.restore(self._start)  # each rate starts from there
+            verdict = self._run(drawn, rate, range(steps), steps)
             self._keep(verdict)
             if verdict.loss < min(self.first.loss, *losses.values(), math.inf):
                 losses[rate] = verdict.loss
@@ -131,16 +140,22 @@ class Climb:
     def climb(self, rate: float, steps: int, patience: int = 0) -> None:
         """Train from the best weights; after a part that led far away, go back to the best ones with half the rate.
 
+        Pruning begins with the weights as they were, and nothing is kept before there are as many zeros as in the end.
+
         Args:
             rate: the learning rate to begin with.
             steps: the number of steps to take.
             patience: how many parts in a row may make nothing better; training ends after one more. 0 for any number.
         """
         self._total, self._state.losses = self._done + steps, []
-        waited = 0
+        waited, pruning = 0, self._pruning
+        if pruning is not None:
+            self._trainer.restore(self._start)
         for part in np.array_split(np.arange(steps), min(_PARTS, steps)):
-            drawn = self._drawn(len(part))
-            verdict = self._run(drawn, [rate * schedule(int(step), steps) for step in part])
+            verdict = self._run(self._drawn(len(part)), rate, part.tolist(), steps)
+            is_whole = pruning is None or pruning.is_whole(int(part[-1]), steps)
+            if not is_whole and verdict.loss <= _risen(self.first.loss, _DIVERGED):
+                continue
             waited = 0 if self._keep(verdict) else waited + 1
             if waited > patience > 0:
                 return
@@ -153,33 +168,37 @@ class Climb:
         self._trainer.restore(self._best_weights)
         self._trainer.finish()
 
-    def _run(self, drawn: Sequence[_Draw], rates: Sequence[float]) -> Verdict:
-        """Take the steps of a leg, or what is left of them; the verdict is infinite where a loss was no number."""
+    def _run(self, drawn: Sequence[_Draw], rate: float, part: Sequence[int], steps: int) -> Verdict:
+        """Take a part of some steps, or what is left of it; the verdict is infinite where a loss was no number."""
         leg, start = len(self._state.verdicts), 0
         if leg < len(self._kept.verdicts):
             verdict = Verdict(*self._kept.verdicts[leg])
         else:
             if leg == len(self._kept.verdicts) and self._kept.steps:
                 start = self._resume()
-            verdict = self._walked(drawn[start:], rates[start:], start)
+            verdict = self._walked(drawn, rate, part, steps, start)
         self._done += len(drawn)
         self._state.verdicts.append((verdict.drop, verdict.loss))
         self.lost += not math.isfinite(verdict.loss)
         return verdict
 
-    def _walked(self, drawn: Sequence[_Draw], rates: Sequence[float], start: int) -> Verdict:
-        for step, (draw, rate) in enumerate(zip(drawn, rates, strict=True), start + 1):
+    def _walked(self, drawn: Sequence[_Draw], rate: float, part: Sequence[int], steps: int, start: int) -> Verdict:
+        for done in range(start, len(part)):
+            draw, step = drawn[done], part[done]
+            share = None if self._pruning is None else self._pruning.share(step, steps)
+            if share is not None:
+                self._trainer.prune(share)
             batches = (batch for places in draw for batch in self._lessons.batches(places))
-            loss = self._trainer.step(batches, sum(map(self._count, draw)), rate)
+            loss = self._trainer.step(batches, sum(map(self._count, draw)), rate * schedule(step, steps))
             if not math.isfinite(loss):
                 return _LOST
             self._state.losses.append(loss)
             if self._checkpoint.is_due:
-                self._state.steps = step
+                self._state.steps = done + 1
                 best = {f"best.{place}": weight for place, weight in enumerate(self._best_weights)}
                 self._state.tensors = self._trainer.state() | best
                 self._checkpoint.write(self._state)
-            self._tell(loss, self.best, self._done + step, self._total)
+            self._tell(loss, self.best, self._done + done + 1, self._total)
         return self._verdict()
 
     def _resume(self) -> int:

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
-from annotated_types import Ge, Interval
+from annotated_types import Ge, Interval, Unit
 
 from ...ir.analysis.cost import elements, flops, sizes_in, summarize
 from ...ir.drafts import workspace
@@ -25,12 +25,15 @@ from ..base import Effect, Labelled, Pass, PassContext, PassResult
 from ..judge import Verdict
 from ..pipeline import format_pass
 from ..rewrite.match import attribute_of
+from ..sparsity.layers import prunable_layers, share_of_zeros
+from ..sparsity.patterns import Pattern, zeros_of
 from ..storage import Storage
-from .block_weights import unpack_blocks
+from .block_weights import Unpacked, unpack_blocks
 from .checkpoint import Checkpoint
 from .climb import RATES, Climb, Weigher
-from .integer_weights import make_trainable
-from .learned_scales import ScalePlan, learn_scales
+from .gradual import GradualPruning
+from .integer_weights import Rounding, make_trainable
+from .learned_scales import ScalePlan, TrainedScale, learn_scales
 from .lessons import MOST_ON_DISK, ROWS, Lessons, Piece, divide
 from .trainer import Trainer, is_weight
 
@@ -93,6 +96,9 @@ class Training(Pass):
             is what is judged and kept. 0 for none.
         patience: how many twelfths of the training in a row may bring nothing better; one more ends it. 0 for any
             number.
+        sparsity: the share of each layer's weights that becomes zero while training goes on, the smallest first (Zhu
+            and Gupta, "To Prune, or Not to Prune", 2017); 0 for none.
+        pattern: the pattern of these zeros, as `sparsify` takes it; such as `2:4` fixes the sparsity.
     """
 
     effect: ClassVar[Effect] = Effect.LOSSY
@@ -104,8 +110,11 @@ class Training(Pass):
     clip: Annotated[float, Ge(0)] = 0.0
     average: Annotated[float, Interval(ge=0, lt=1)] = 0.0
     patience: Annotated[int, Ge(0)] = 0
+    sparsity: Annotated[float, Interval(ge=0, lt=1), Unit("1")] = 0.0
+    pattern: str = "4x16"
 
     def require(self, context: PassContext) -> None:
+        share_of_zeros(self.name, self.sparsity, self.pattern)
         if not context.calibration:
             raise UsageError(
                 f"{self.name} learns from inputs and got none; give calibration data "
@@ -135,27 +144,30 @@ class Training(Pass):
         pruned = [it for it in weights if it not in coarse and _is_pruned(it)]
         checkpoint = Checkpoint(context.checkpoints, key)
         rows, steps = _plan(student, task.teacher, pieces, self.accumulate)
-        trainer = Trainer(student, weights, task.compare, clip=self.clip, average=self.average, pruned=pruned)
+        pruning, dense = self._pruning(graph, student, context)
+        trainer = Trainer(
+            student, weights, task.compare, clip=self.clip, average=self.average, pruned=pruned, pruning=pruning
+        )
         with workspace() as folder:
             lessons = Lessons(task.answer, student, pieces, Storage(folder, MOST_ON_DISK))
             tell = partial(self._tell, context)
             random = np.random.default_rng(context.seed)
-            climb = Climb(trainer, lessons, rows, self.accumulate, held_out, task.judge, random, tell, checkpoint)
+            climb = Climb(
+                trainer, lessons, rows, self.accumulate, held_out, task.judge, random, tell, checkpoint, pruning
+            )
             if climb.first.loss <= task.learned:
                 return PassResult(misses=[self._learned()])
             told = self._train(climb, self.epochs * climb.steps_of_epoch or steps)
         checkpoint.erase()
         curve = [float(np.mean(part)) for part in np.array_split(climb.losses, _CURVE) if part.size]
-        if climb.best is climb.first:
+        if climb.best is climb.first and pruning is None:
             return PassResult(misses=[f"training made nothing better on held-out data: {told}"], curve=curve)
         climb.finish()
-        for scale in scales:
-            scale.settle(student)
-        arrays = {constant.name: constant.data for constant in student.constants.values()}
-        arrays |= {rounding.constant.name: rounding.integers() for rounding in roundings}
-        for weight in unpacked:
-            arrays |= weight.packed(arrays[weight.codes.name])
-        return PassResult({"weights": _copy_arrays(arrays, graph)}, notes=[f"on held-out data {told}"], curve=curve)
+        arrays = _written(student, scales, roundings, unpacked)
+        notes = [f"on held-out data {told}"]
+        if pruning is not None:
+            notes.append(zeros_of(arrays[constant.name] for constant in pruning.layers))
+        return PassResult({"weights": _copy_arrays(arrays, graph)}, dense, notes, curve=curve)
 
     @abstractmethod
     def _task(self, graph: Graph, student: Graph, judging: Sequence[Piece], context: PassContext) -> Task:
@@ -175,6 +187,21 @@ class Training(Pass):
     def _scales(self, graph: Graph, frozen: AbstractSet[str]) -> ScalePlan:
         """The scales that are trained: none, since grids stay as they are."""
         return ScalePlan()
+
+    def _pruning(self, graph: Graph, student: Graph, context: PassContext) -> tuple[GradualPruning | None, list[str]]:
+        """What makes weights zero, and why some layers stay dense.
+
+        Raises:
+            UsageError: all layers do.
+        """
+        if not (share := share_of_zeros(self.name, self.sparsity, self.pattern)):
+            return None, []
+        pattern = Pattern.of(self.pattern)
+        found, misses = prunable_layers(graph, pattern, context, self.name)
+        layers = [layer for layer in found if layer.weight.data.any()]  # an adapter's second weight begins with zeros
+        if not layers:
+            raise UsageError(f"{self.name}: no layer can lose weights: {next(iter(misses), 'all are zero')}")
+        return GradualPruning(pattern, share, {student.constants[it.weight.name]: it for it in layers}), misses
 
     def _check_gradients(self, graph: Graph) -> None:
         for node in graph.nodes:
@@ -277,6 +304,19 @@ def _is_depthwise(node: Node) -> bool:
         return False
     weight = node.operand(1).type
     return weight.is_ranked and weight.shape[1] == 1
+
+
+def _written(
+    student: Graph, scales: Sequence[TrainedScale], roundings: Sequence[Rounding], unpacked: Sequence[Unpacked]
+) -> dict[str, np.ndarray]:
+    """What a trained student's constants are in the form that the model has them in, by name."""
+    for scale in scales:
+        scale.settle(student)
+    arrays = {constant.name: constant.data for constant in student.constants.values()}
+    arrays |= {rounding.constant.name: rounding.integers() for rounding in roundings}
+    for weight in unpacked:
+        arrays |= weight.packed(arrays[weight.codes.name])
+    return arrays
 
 
 def _copy_arrays(arrays: Mapping[str, np.ndarray], graph: Graph) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ...ir.errors import ModelError
 from ...ir.graph import Constant, Graph
+from .gradual import GradualPruning
 from .lessons import TrainingBatch
 
 if TYPE_CHECKING:  # listing the passes must not import torch
@@ -53,6 +54,7 @@ class Trainer:
         average: the share of itself that a moving average of the weights keeps at a step; 0 for no average. Where there
             is one, it is what outputs are computed with, copied and written.
         pruned: the weights whose zeros stay zero.
+        pruning: makes more weights zero, whose zeros stay as well.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Trainer:
         clip: float = 0.0,
         average: float = 0.0,
         pruned: Collection[Constant] = (),
+        pruning: GradualPruning | None = None,
     ) -> None:
         from ...ir.module import to_module
 
@@ -79,12 +82,22 @@ class Trainer:
             if constant in chosen
         ]
         self._sizes = [_size(weight) for weight in self._weights]
+        self._pruning = pruning
+        sparse = {} if pruning is None else pruning.layers
         trained = [constant for constant in student.constants.values() if constant in chosen]
-        self._kept = [
-            weight.detach() != 0 if constant in pruned else None
-            for weight, constant in zip(self._weights, trained, strict=True)
-        ]
+        self._gradual = {place: constant for place, constant in enumerate(trained) if constant in sparse}
+        self._masked = [place for place, it in enumerate(trained) if it in pruned or it in sparse]
         self._start()
+
+    def prune(self, share: float) -> None:
+        """Set the smallest weights to zero, until a share of them is."""
+        import torch
+
+        for place, constant in self._gradual.items():
+            assert self._pruning is not None
+            kept = torch.from_numpy(self._pruning.keeps(constant, self._weights[place].detach().numpy(), share))
+            for held in (self._weights[place].detach(), *self._averages[place : place + 1]):
+                held.mul_(kept)
 
     def weights(self) -> "list[Tensor]":
         """A copy of the weights as they are, or of their averages."""
@@ -156,10 +169,10 @@ class Trainer:
             group["lr"] = rate * group["size"]
         if self._clip:
             torch.nn.utils.clip_grad_norm_(self._weights, self._clip)
+        kept = {place: self._weights[place].detach() != 0 for place in self._masked}
         self._optimizer.step()
-        for weight, kept in zip(self._weights, self._kept, strict=True):
-            if kept is not None:
-                weight.data.mul_(kept)
+        for place, mask in kept.items():
+            self._weights[place].data.mul_(mask)
         for average, weight in zip(self._averages, self._weights, strict=False):
             average.lerp_(weight.detach(), 1 - self._share)
         return total
