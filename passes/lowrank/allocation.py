@@ -80,12 +80,19 @@ class Choices:
         place = int(np.argmax(gains)) if len(gains) else 0
         return place if len(gains) and gains[place] > 0 else None
 
+    def gain(self, place: int, spare: float) -> tuple[float, int]:
+        """How much less another choice loses that saves no less than the one at `place` but for a spare, and its index."""
+        losses = np.where(self.saved >= self.saved[place] - spare, self.losses, np.inf)
+        other = int(np.argmin(losses))
+        return float(self.losses[place] - losses[other]), other
+
 
 def allocate(layers: Mapping[Key, Choices], wanted: float) -> dict[Key, Cut]:
     """Choose cuts that save no less than what is wanted, or else as much as possible, and lose the least for that.
 
     It is an integer program with one constraint, solved by the price of what is saved, Lagrange's multiplier: at the
-    lowest price at which enough is saved, no other choice that saves as much loses less.
+    lowest price at which enough is saved, no other choice that saves as much loses less. What is saved beyond that is
+    given back, where it lessens the loss most.
 
     Args:
         layers: the choices of each layer.
@@ -95,6 +102,11 @@ def allocate(layers: Mapping[Key, Choices], wanted: float) -> dict[Key, Cut]:
         The cuts of the layers that don't stay whole.
     """
     places = _places(layers, price(layers, wanted))
+    spare = sum(float(layers[key].saved[place]) for key, place in places.items()) - wanted
+    while gains := {key: gain for key, place in places.items() if (gain := layers[key].gain(place, spare))[0] > 0}:
+        key = max(gains, key=lambda key: gains[key][0])
+        spare -= float(layers[key].saved[places[key]] - layers[key].saved[gains[key][1]])
+        places[key] = gains[key][1]
     return {key: layers[key].cuts[place] for key, place in places.items()}
 
 
