@@ -61,18 +61,20 @@ def kernel_of(node: Node) -> tuple[int, ...]:
 
 
 def reads_windows(node: Node) -> bool:
-    """Whether a layer reads more of its input than the channels of a single place, or zeros around it."""
-    return any(size > 1 for size in kernel_of(node)) or any(node.attributes.get("pads", ()))
+    """Whether a layer reads more of its input than the channels of a single place."""
+    return any(size > 1 for size in kernel_of(node))
 
 
 def bias_place(node: Node) -> tuple[Node, int] | None:
     """Where a number for each output channel can be added to what a layer computes: a node, and its input.
 
-    That is the bias, whether there is one or not, or the constant that is added to a MatMul's result.
+    That is the bias, whether there is one or not, or the constant that is added to a MatMul's result. There is none
+    where an image is padded with zeros, since such a number can't stand for what they lack.
     """
     if node.operator in ("Conv", "Gemm"):
+        is_padded = any(node.attributes.get("pads", ())) or node.attributes.get("auto_pad", "NOTSET") != "NOTSET"
         is_known = node.input(2) is None or node.constant(2) is not None
-        return (node, 2) if is_known and node.attributes.get("beta", 1.0) else None
+        return (node, 2) if is_known and not is_padded and node.attributes.get("beta", 1.0) else None
     return added_bias(node) if node.operator == "MatMul" else None
 
 
