@@ -41,6 +41,7 @@ def main(
     samples: Annotated[int, typer.Option(help="Samples for the passes, without labels.")] = 2000,
     epochs: Annotated[int, typer.Option(help="Epochs of training, where a network is trained.")] = 3,
     limit: Annotated[int, typer.Option(help="Batches to judge on.")] = 10_000,
+    backend: Annotated[str, typer.Option(help="The backend that layers are timed on.")] = "onnxruntime",
 ) -> None:
     """Print what every pipeline leaves of the models."""
     for model in models:
@@ -57,7 +58,8 @@ def main(
             changes: list[float] = []
             for seed in range(seeds):
                 start = time.perf_counter()
-                graph = planish.optimize(whole, pipeline, data=subject.calibration(seed, count), seed=seed).graph
+                data = subject.calibration(seed, count)
+                graph = planish.optimize(whole, pipeline, data=data, seed=seed, backend=backend).graph
                 minutes = (time.perf_counter() - start) / 60
                 outputs = subject.outputs(graph, limit)
                 found = subject.score(outputs, exact).astype(float)
