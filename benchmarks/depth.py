@@ -3,11 +3,12 @@
     pip install -e ".[dev,benchmarks]"
     python benchmarks/depth.py MODEL... [--root FOLDER] [--cache FOLDER] [--blocks 3] [--samples 512] [--limit 40]
 
-Prints for one branch, two, three and so on the metric on examples that no pass has seen, for `prune-blocks`, the last
-branches and three draws of random ones, each both as they are and with layers fitted as the pass fits them; and how
-many times as fast as the whole the model is then in ONNX Runtime on one sample, by the processor time of one thread in
-turns, with quartiles: processor time isn't disturbed by other processes that wait for the same core. The models are
-those of `subjects.py`, as in `compression.py defaults`. Set OMP_NUM_THREADS=1.
+Prints for one branch, two, three and so on the metric on examples that no pass has seen, and in parentheses how far
+outputs are from the whole model's there, in percent as `max_drop` counts: for `prune-blocks`, for the last branches and
+for three draws of random ones, of these both as the model is then and with layers fitted as the pass fits them. Beside
+it stands how many times as fast as the whole the model is in ONNX Runtime on one sample, by the processor time of one
+thread (set OMP_NUM_THREADS=1), which processes that wait for the same core don't add to, in turns, with quartiles. The
+models are those of `subjects.py`, as in `compression.py defaults`.
 """
 
 import tempfile
@@ -30,7 +31,7 @@ from planish.ir.analysis.cost import summarize
 from planish.ir.analysis.residuals import residual_branches
 from planish.ir.graph import Graph
 from planish.passes.base import Feeds, PassContext
-from planish.passes.judge import divided
+from planish.passes.judge import Judge, divided
 from planish.passes.pruning.branches import Shortened
 from planish.passes.pruning.comparison import enough_to_fit
 from planish.targets.load import load_target
@@ -88,8 +89,11 @@ def shorten(subject: Subject, data: Sequence[Feeds], blocks: int, limit: int, ro
     fitted = enough_to_fit(graph, divided(context)[0])
     start = Shortened.of(graph, branches)
 
+    judge = Judge(graph, subject.test[:limit])
+
     def score(graph: Graph) -> str:
-        return f"{100 * float(subject.score(subject.outputs(graph, limit), exact).mean()):.2f}"
+        metric = 100 * float(subject.score(subject.outputs(graph, limit), exact).mean())
+        return f"{metric:.2f} ({judge.judge(graph).drop:.2f})"
 
     def both(numbers: Sequence[int]) -> str:
         shorter = (start.without(numbers, context, batches) for batches in ((), fitted))

@@ -28,6 +28,7 @@ from planish.passes.fixpoint import Fixpoint
 from planish.passes.legalization.expansions import branches
 from planish.passes.mixed_precision.quantize_mixed import MixedQuantization
 from planish.passes.pipeline import parse_pipeline
+from planish.passes.pruning.prune_blocks import BlockPruning
 from planish.passes.pruning.prune_channels import ChannelPruning
 from planish.passes.quantization.quantize import Quantize
 from planish.passes.sparsity.sparsify import Sparsification
@@ -81,6 +82,7 @@ FIGURES: list[tuple[str, str, Any]] = [
         r"keeps the outputs within `max_drop=(\d)` percent on batches that are held out; w",
         ChannelPruning().max_drop,
     ),
+    ("passes.md", r"as many branches as keep the outputs within `max_drop=(\d)`", BlockPruning().max_drop),
     ("passes.md", r"within `max_drop=(\d)` percent on batches that are held out, of 50", Sparsification().max_drop),
     ("passes.md", r"^- \*\*Steps.\*\* (\d+) of", train._STEPS),
     ("passes.md", r"^\| `rank=(\d+)` \| numbers between", Lora().rank),

@@ -56,7 +56,7 @@ class Sparsification(Pass):
     name: ClassVar[str] = "sparsify"
     effect: ClassVar[Effect] = Effect.LOSSY
     needs: ClassVar[frozenset[str]] = frozenset({"float"})
-    after: ClassVar[tuple[str, ...]] = ("fold-constants", "prune-channels", "factorize")
+    after: ClassVar[tuple[str, ...]] = ("fold-constants", "prune-blocks", "prune-channels", "factorize")
     max_drift: ClassVar[float] = 10.0  # nine tenths of an untuned network may well be more than all of its output
 
     sparsity: Annotated[float, Interval(ge=0, lt=1), Unit("1")] = 0.0
