@@ -81,7 +81,7 @@ class Choices:
         return place if len(gains) and gains[place] > 0 else None
 
     def gain(self, place: int, spare: float) -> tuple[float, int]:
-        """How much less a choice loses that saves no less than the one at `place`, but for a spare; and its index."""
+        """How much less is lost by the best choice that saves as much as one, but for a spare, and its index."""
         losses = np.where(self.saved >= self.saved[place] - spare, self.losses, np.inf)
         other = int(np.argmin(losses))
         return float(self.losses[place] - losses[other]), other
