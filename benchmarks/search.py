@@ -47,6 +47,7 @@ from planish.ir.traits import Trait
 
 HERE = Path(__file__).parent
 BUDGET = 0.01
+MINUTES = 15.0
 QUANTIZE, DYNAMIC, MIXED = "quantize", {"quantize": {"scheme": "int8-dynamic"}}, "quantize-mixed"
 SPEEDUPS = (1.5, 2.0, 2.5, 3.0)
 RATIOS = (0.5, 0.625, 0.75)
@@ -81,7 +82,7 @@ def search(
     models: Annotated[list[Model], typer.Argument(help="The models to search.")],
     root: Root = Path("/"),
     cache: Cache = Path("recovery-cache"),
-    minutes: Annotated[float, typer.Option(help="Minutes that a search may take.")] = 15.0,
+    minutes: Annotated[float, typer.Option(help="Minutes that a search may take.")] = MINUTES,
 ) -> None:
     """Search, and hold what is chosen to the best uniform preset."""
     for model in models:
@@ -201,7 +202,7 @@ def optuna(
     kept.sampler = peer.samplers.NSGAIISampler(seed=len(kept.trials))  # which begins anew where a study goes on
     found: list[tuple[float, float]] = [(it.values[0], it.values[1]) for it in kept.trials if it.values]
     if not kept.user_attrs:
-        ours = look(recipe, ConsoleReporter(CONSOLE)).points
+        ours = look(recipe, ConsoleReporter(CONSOLE), MINUTES).points
         kept.set_user_attr("goal", _dominated([(point.gain, point.drop) for point in ours]))
         kept.set_user_attr("plans", len(ours))
     goal, count = kept.user_attrs["goal"], kept.user_attrs["plans"]
