@@ -155,7 +155,7 @@ def test_an_unknown_operator_is_named(folder: Path) -> None:
 
 def test_a_missed_budget(folder: Path) -> None:
     text = (folder / "recipe.yaml").read_text()
-    (folder / "recipe.yaml").write_text(f"{text}\nbudget: {{size: 10 B}}\n")
+    (folder / "recipe.yaml").write_text(f"{text}\nbudget: {{size: 300 B}}\n")
     result = planish("build", "recipe.yaml")
     assert result.exit_code == 5
     assert "the budget is missed, so nothing is written: the size is" in message(result)
