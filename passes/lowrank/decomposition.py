@@ -90,6 +90,21 @@ def decompose(matrix: np.ndarray, moment: np.ndarray | None = None, metric: np.n
     return Decomposition(whole, columns / scales, scales[:, None] * second, losses)
 
 
+def definite(moment: np.ndarray | None) -> np.ndarray | None:
+    """The moment without negative directions, where it has more of them than damping takes care of.
+
+    Where values hardly vary, single precision leaves little else than rounding of their moment.
+    """
+    if moment is None or moment.ndim == 1:
+        return None if moment is None else np.maximum(moment, 0.0)
+    try:
+        _root(moment)
+    except np.linalg.LinAlgError:
+        values, vectors = np.linalg.eigh((moment + moment.T) / 2)
+        return (vectors * np.maximum(values, 0.0)) @ vectors.T
+    return moment
+
+
 def fitted(
     parts: Decomposition, matrix: np.ndarray, moment: np.ndarray, metric: np.ndarray | None, whole: float
 ) -> Decomposition:

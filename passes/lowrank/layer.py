@@ -9,7 +9,7 @@ from ...ir.graph import Graph, Node
 from ..moments import Inputs
 from .allocation import Choices, Cut, Form
 from .convolution import Arrangement, choices_of_axes, split_convolution, spread
-from .decomposition import Decomposition, decompose, energies, fitted, lost
+from .decomposition import Decomposition, decompose, definite, energies, fitted, lost
 from .matrix import add_to_bias, bias_place, split_node, split_table, weight_of
 from .metrics import Metric
 
@@ -63,13 +63,13 @@ class Layer:
             metric: what changes of the weight matter; None where that isn't known.
             sizes: the sizes of symbolic dimensions.
         """
-        outputs = None if metric is None else metric.outputs
+        outputs = None if metric is None else definite(metric.outputs)
         if node.operator == "Gather":
             parts, order = _narrowed(node, matrix, inputs, outputs)
             costs = dict.fromkeys(parts, float(sum(matrix.shape)))
             return cls(node, matrix, inputs, parts, costs, order, metric is not None)
         weighed = None if inputs is None else inputs.covariance if bias_place(node) else inputs.moment
-        weighed = weighed if metric is None else metric.inputs
+        weighed = definite(weighed if metric is None else metric.inputs)
         parts, costs = dict[Form, Decomposition](), dict[Form, float]()
         for axes in choices_of_axes(node):
             form, it = Form(axes), Arrangement.of(node, matrix, axes)

@@ -90,7 +90,7 @@ def weight_metrics(
     return {
         node: Metric(_shrunk(one / _trace(one), outputs), _shrunk(other / draws, outputs))
         for node, (one, other) in sums.items()
-        if other.any() and np.isfinite(other).all() and np.isfinite(one).all()
+        if np.isfinite(other).all() and np.isfinite(one).all() and _trace(other) > 0 and _trace(one) > 0
     }
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from planish.passes.lowrank.decomposition import decompose, fitted
+from planish.passes.lowrank.decomposition import decompose, definite, fitted
 
 RNG = np.random.default_rng(0)
 
@@ -63,3 +63,14 @@ def test_the_second_matrix_is_fitted_to_what_the_first_computes_at_all_places(ha
         assert found == pytest.approx(parts.losses[rank], rel=1e-6)
         assert found < 0.99 * error(plain.cut(rank).product)
         assert np.array_equal(parts.cut(rank).first, plain.cut(rank).first)
+
+
+def test_a_moment_that_is_mostly_rounding_gets_no_negative_directions() -> None:
+    noise = 1e-20 * np.diag([4.0, -1.0, *[0.0] * 6])
+    with pytest.raises(np.linalg.LinAlgError):
+        decompose(RNG.standard_normal((8, 4)), noise)
+    found = definite(noise)
+    assert np.linalg.eigvalsh(found).min() > -1e-33
+    assert np.isfinite(decompose(RNG.standard_normal((8, 4)), found).losses).all()
+    whole = moment(8)
+    assert definite(whole) is whole

@@ -176,6 +176,22 @@ def test_a_mean_goes_into_the_bias_unless_zeros_are_around_an_image(is_padded: b
     assert is_padded or np.abs(lost).max() < 1e-2 * np.abs(expected.mean(axis=(0, 2, 3))).max()
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_images_of_which_only_rounding_varies_are_no_error(value: float) -> None:
+    random = np.random.default_rng(0)
+    shapes = (32, 3, 3, 3), (64, 32, 3, 5), (48, 64, 3, 3), (48, 10)
+    first, second, third, last = (random.standard_normal(shape, np.float32) / 10 for shape in shapes)
+
+    def build(op: Builder, x: Value) -> Value:
+        x = op.Relu(op.Conv(x, first, random.standard_normal(32, np.float32), pads=(1, 1, 1, 1)))
+        x = op.Relu(op.Conv(x, second, pads=(1, 1, 1, 1), strides=(2, 1), dilations=(1, 2)))
+        return op.MatMul(op.ReduceMean(op.Conv(x, third), np.array([2, 3]), keepdims=0), last)
+
+    graph = graph_of((8, 3, 16, 16), build)
+    images = tuple({"x": np.full((8, 3, 16, 16), value, np.float32)} for _ in range(6))
+    assert factorize(graph, images, ratio=0.5).changed
+
+
 def test_windows_of_more_weights_than_moments_are_held_of_count_by_themselves() -> None:
     weight = low_rank(8, 520 * 9, rank=2).reshape(8, 520, 3, 3)
     graph = graph_of((2, 520, 5, 5), lambda op, x: op.Conv(x, weight))
