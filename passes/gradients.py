@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, cast
 
+from ..ir.errors import ModelError
 from ..ir.graph import Graph, Value
 from .base import Feeds
 from .measures import LossKind
@@ -47,7 +48,11 @@ class Gradients:
         self._generator = generator
 
     def draw(self, feeds: Feeds, draws: int = DRAWS) -> "list[dict[Value, Tensor]]":
-        """Run a batch, and draw gradients at all watched values at once, several times; none if the loss has none."""
+        """Run a batch, and draw gradients at all watched values at once, several times; none if the loss has none.
+
+        Raises:
+            ModelError: an output that stands for classes has no probabilities, since it isn't finite.
+        """
         import torch
 
         leaves: dict[Value, Tensor] = {}
@@ -67,7 +72,7 @@ class Gradients:
         drawn: list[dict[Value, Tensor]] = []
         for _ in range(draws):
             with torch.enable_grad():
-                scores = [_score(kind, outputs[name], self._generator) for name, kind in self._measures.items()]
+                scores = [_score(name, kind, outputs[name], self._generator) for name, kind in self._measures.items()]
             score = torch.stack(scores).sum()
             if not score.requires_grad:
                 return []
@@ -77,7 +82,7 @@ class Gradients:
         return drawn
 
 
-def _score(kind: LossKind, output: "Tensor", generator: "Generator") -> "Tensor":
+def _score(name: str, kind: LossKind, output: "Tensor", generator: "Generator") -> "Tensor":
     """A random number: the product of its gradient and a small error has the loss as its mean square."""
     import torch
 
@@ -86,5 +91,8 @@ def _score(kind: LossKind, output: "Tensor", generator: "Generator") -> "Tensor"
         return (signs * output).sum() / output.detach().square().sum().clamp_min(1e-12).sqrt()
     logs = output.clamp_min(1e-12).log() if kind is LossKind.PROBABILITIES else output.log_softmax(-1)
     logs = logs.reshape(-1, logs.shape[-1])
-    classes = torch.multinomial(logs.detach().exp(), 1, generator=generator)
+    probabilities = logs.detach().exp()
+    if not probabilities.isfinite().all():
+        raise ModelError(f"the model's output {name!r} is not finite on the calibration data")
+    classes = torch.multinomial(probabilities, 1, generator=generator)
     return logs.gather(1, classes).sum() / (2 * len(logs)) ** 0.5
