@@ -30,6 +30,9 @@ class Tolerance:
 
 FLOATS = Tolerance()
 
+FLUSHED = (np.dtype(np.float32), np.dtype(np.float64))
+"""The types whose subnormal numbers are far below what sums round off."""
+
 
 def flattened(outputs: Mapping[str, Any]) -> Outputs:
     """Outputs as arrays alone: one for each element of a sequence or key of a map, none for an empty optional."""
@@ -107,3 +110,15 @@ def scale_of(array: np.ndarray) -> float:
 def largest_difference(expected: np.ndarray, got: np.ndarray) -> float:
     """The largest difference between two numbers at the same place."""
     return float(np.nanmax(np.abs(expected.astype(np.float64) - got.astype(np.float64)), initial=0.0))
+
+
+def flushed(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The array in a type, with zeros in the place of numbers that are subnormal there if it is one of `FLUSHED`."""
+    with np.errstate(under="ignore"):
+        cast = array.astype(dtype)
+    return np.where(is_subnormal(cast), dtype.type(0), cast) if dtype in FLUSHED else cast
+
+
+def is_subnormal(array: np.ndarray) -> np.ndarray:
+    """Which numbers of a float32 or float64 array are subnormal: nearer to 0 than arithmetic is fast and precise."""
+    return (array != 0) & (np.abs(array) < np.finfo(array.dtype).smallest_normal)

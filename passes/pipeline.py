@@ -26,7 +26,7 @@ PRESETS: dict[str, str] = {
     "fold-constants,cse,dce",
     "fuse": "fuse-pads,fuse-reshapes,fuse-batch-norm,fuse-bias,fuse-scales,fuse-activations,fuse-gelu,fuse-layer-norm,"
     "fuse-rms-norm,fuse-group-norm,fuse-rotary,fuse-attention,drop-softmax-guards,remove-identities,dce,"
-    "fuse-heads,fuse-reshapes,remove-identities,fold-constants,cse,dce",
+    "fuse-heads,fuse-reshapes,remove-identities,fold-constants,flush-subnormals,cse,dce",
     "int8": "cleanup,fuse,quantize",
     "int8-dynamic": "cleanup,fuse,quantize{scheme=int8-dynamic}",
 }

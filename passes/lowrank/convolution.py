@@ -16,6 +16,7 @@ import numpy as np
 from ...ir.analysis.cost import elements
 from ...ir.builder import Builder
 from ...ir.graph import Constant, Graph, Node
+from ...ir.numerics import flushed
 from ...ir.types import TensorType
 from ...ir.unused import drop_unused
 from .matrix import WINDOW, kernel_of
@@ -120,7 +121,7 @@ def split_convolution(
     assert isinstance(old, Constant)
     op = Builder(graph, before=node, location=node.location)
     inner, outer = (
-        op.constant(np.ascontiguousarray(kernel.astype(old.data.dtype)), f"{old.name}_{part}")
+        op.constant(np.ascontiguousarray(flushed(kernel, old.data.dtype)), f"{old.name}_{part}")
         for kernel, part in zip(arrangement.kernels(first, second), ("in", "out"), strict=True)
     )
     before, behind = arrangement.windows(node.attributes)

@@ -4,7 +4,7 @@ import numpy as np
 
 from ...ir.builder import Builder
 from ...ir.graph import Constant, Graph, Node, Value
-from ...ir.numerics import is_float
+from ...ir.numerics import flushed, is_float
 from ...ir.operators import has_trait
 from ...ir.traits import Trait
 from ...ir.unused import drop_unused
@@ -118,7 +118,7 @@ def split_node(graph: Graph, node: Node, first: np.ndarray, second: np.ndarray) 
         turned = node.attributes.get("transB")
         narrow = op.Gemm(x, op.constant(_as_stored(first, node, old), f"{old.name}_in"), transB=turned)
     else:
-        narrow = op.MatMul(x, op.constant(first.astype(old.data.dtype), f"{old.name}_in"))
+        narrow = op.MatMul(x, op.constant(flushed(first, old.data.dtype), f"{old.name}_in"))
     graph.set_input(node, 0, narrow)
     graph.set_input(node, 1, op.constant(_as_stored(second, node, old), f"{old.name}_out"))
     drop_unused(graph, [old])
@@ -142,7 +142,7 @@ def split_table(graph: Graph, node: Node, first: np.ndarray, second: np.ndarray,
 
     def table(rows: np.ndarray, name: str) -> Value:
         padded = np.pad(rows, ((1, 0), (0, 0))) if len(exact) else rows
-        return op.constant(padded.astype(old.data.dtype), f"{old.name}_{name}")
+        return op.constant(flushed(padded, old.data.dtype), f"{old.name}_{name}")
 
     ids = narrow_ids = node.operand(1)
     if len(exact):
@@ -152,7 +152,7 @@ def split_table(graph: Graph, node: Node, first: np.ndarray, second: np.ndarray,
         ids = op.Gather(op.constant(place, f"{old.name}_places"), ids)
         first, narrow_ids = first[is_narrow], op.Max(ids, np.int64(0))
     narrow = op.Gather(table(first, "in"), narrow_ids)
-    wide = op.MatMul(narrow, op.constant(second.astype(old.data.dtype), f"{old.name}_out"))
+    wide = op.MatMul(narrow, op.constant(flushed(second, old.data.dtype), f"{old.name}_out"))
     if len(exact):
         wide = op.Add(wide, op.Gather(table(old.data[np.sort(exact)], "exact"), op.Min(ids, np.int64(0))))
     name = node.output.name
@@ -165,4 +165,4 @@ def split_table(graph: Graph, node: Node, first: np.ndarray, second: np.ndarray,
 def _as_stored(matrix: np.ndarray, node: Node, old: Constant) -> np.ndarray:
     """A matrix [inputs, outputs] in the layout that the node has its weight in."""
     turned = node.attributes.get("transB")
-    return np.ascontiguousarray((matrix.T if turned else matrix).astype(old.data.dtype))
+    return np.ascontiguousarray(flushed(matrix.T if turned else matrix, old.data.dtype))

@@ -11,6 +11,7 @@ from planish.ir.builder import Builder
 from planish.ir.errors import UsageError
 from planish.ir.graph import Graph, Location, Value
 from planish.ir.interpreter import Interpreter
+from planish.ir.numerics import is_subnormal
 from planish.ir.text import parse_graph, print_graph
 from planish.ir.types import DType, TensorType
 from planish.ir.verify import verify
@@ -88,6 +89,20 @@ def test_a_layer_of_low_rank_becomes_two_that_compute_the_same(
     assert summarize(graph).flops < before.flops / 3
     matrices = [constant.data for constant in graph.constants.values() if constant.data.ndim >= 2]
     assert sum(matrix.size for matrix in matrices) == 3 * (24 + 32)
+
+
+@pytest.mark.parametrize("layer", [linear, gemm, pointwise], ids=["MatMul", "Gemm", "Conv"])
+def test_an_output_that_is_nearly_nothing_gets_no_subnormal_weights(layer: Any) -> None:
+    graph = graph_of((2, 24, 6, 7) if layer is pointwise else (5, 24), layer)
+    weight = next(constant for constant in graph.constants.values() if constant.data.ndim >= 2)
+    weight.data = weight.data.copy()
+    weight.data[(slice(None), 3) if layer is not pointwise else 3] *= np.float32(1e-39)
+
+    factorize(graph, rank=3)
+
+    matrices = [constant.data for constant in graph.constants.values() if constant.data.ndim >= 2]
+    assert len(matrices) == 2
+    assert not any(np.any(is_subnormal(matrix)) for matrix in matrices)
 
 
 def separable(channels: int, outputs: int, first: tuple[int, ...], second: tuple[int, ...], rank: int) -> np.ndarray:
