@@ -12,7 +12,7 @@ from annotated_types import Ge, Interval, Unit
 from ...ir.analysis.cost import flops, summarize
 from ...ir.errors import UsageError
 from ...ir.graph import Graph, Node
-from ..base import Effect, Feeds, Pass, PassContext, PassResult, Profiler
+from ..base import Effect, Feeds, Pass, PassContext, PassResult
 from ..debug_counter import DebugCounter
 from ..judge import Judge, divided
 from ..profit import named, slower_layers
@@ -66,8 +66,9 @@ class Factorization(Pass):
             outputs 100 (1 - cosine) of what varies among samples, and for a sigmoid's numbers also 100 (1 - F1) of
             those beyond a half.
 
-    Where the backend can be timed, layers that would take longer in two stay whole, and other layers give more instead;
-    embeddings are narrowed for their size alone.
+    Where the backend can be timed, layers that would take longer in two stay whole. With `flops` or `parameters`, other
+    ways to split them are tried first, and other layers give more instead. Embeddings are narrowed for their size
+    alone.
     """
 
     name: ClassVar[str] = "factorize"
@@ -109,13 +110,17 @@ class Factorization(Pass):
         else:
             judge = Judge(graph, held_out, labelled)
             cuts, notes = self._within(graph, context, layers, judge), judge.doubts(self.max_drop)
-        while context.profile is not None and context.profile_decides:
-            layers, slow = self._paying(graph, context, layers, cuts, context.profile)
-            misses += slow
-            if not slow or self.rank or self.ratio or not (self.flops or self.parameters):
+        slow: dict[Node, str] = {}
+        while slower := self._slower(graph, context, layers, cuts):
+            slow |= slower
+            if self.rank or self.ratio or not (self.flops or self.parameters):
+                layers = [layer for layer in layers if layer.node not in slower]
                 break
-            cuts, notes = self._for_budget(graph, layers, context)  # other layers give more instead
-        found = self._split(graph, context, layers, cuts)
+            ways = [layer.without(cuts[layer.node].form) if layer.node in slower else layer for layer in layers]
+            layers = [layer for layer in ways if layer.parts]
+            cuts, notes = self._for_budget(graph, layers, context)  # other ways, or other layers, give more instead
+        found, left = self._split(graph, context, layers, cuts), {layer.node for layer in layers}
+        misses += [why for node, why in slow.items() if node not in left]
         return PassResult(found.counts, [*found.misses, *misses], notes)
 
     def _layers(self, graph: Graph, fitted: Sequence[Feeds], context: PassContext) -> tuple[list[Layer], list[str]]:
@@ -163,30 +168,23 @@ class Factorization(Pass):
         notes += _short(choices, self.parameters, cost.parameters, "parameters")
         return allocate(choices, self.parameters * cost.parameters), notes
 
-    def _paying(
-        self,
-        graph: Graph,
-        context: PassContext,
-        layers: Sequence[Layer],
-        cuts: Mapping[Node, Cut],
-        profile: Profiler,
-    ) -> tuple[list[Layer], list[str]]:
-        """The layers that don't take longer in two, and a sentence for each that does.
-
-        Tables are narrowed for their size alone.
-        """
+    def _slower(
+        self, graph: Graph, context: PassContext, layers: Sequence[Layer], cuts: Mapping[Node, Cut]
+    ) -> dict[Node, str]:
+        """A sentence for each layer that takes longer in two; tables are narrowed for their size alone."""
+        if context.profile is None or not context.profile_decides:
+            return {}
         whole, copy = named(graph), named(graph)
         moved, moved_cuts = _moved(graph, copy, layers, cuts)
         if not self._split(copy, replace(context, counter=DebugCounter()), moved, moved_cuts).changed:
-            return list(layers), []
-        slow = slower_layers(profile, whole, copy)
+            return {}
+        slow = slower_layers(context.profile, whole, copy)
         names = {node: node.outputs[0].name for node in cuts if node.operator != "Gather"}
-        misses = [
-            f"{node.location}: as two layers of rank {cuts[node].rank} it would take {slow[name]}"
+        return {
+            node: f"{node.location}: as two layers of rank {cuts[node].rank} it would take {slow[name]}"
             for node, name in names.items()
             if name in slow
-        ]
-        return [layer for layer in layers if names.get(layer.node) not in slow], misses
+        }
 
     def _within(self, graph: Graph, context: PassContext, layers: Sequence[Layer], judge: Judge) -> dict[Node, Cut]:
         """The cuts that save the most operations while the outputs stay within bounds."""

@@ -1,7 +1,7 @@
 """A layer that may be split: what each way to do so loses and saves, and the split itself."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -85,6 +85,10 @@ class Layer:
     def most(self, form: Form) -> float:
         """The rank at which two layers take as many multiply-adds as one."""
         return self.matrix.size / self.costs[form]
+
+    def without(self, form: Form) -> "Layer":
+        """The layer, split in another form if at all."""
+        return replace(self, parts={other: parts for other, parts in self.parts.items() if other != form})
 
     def choices(self, flops: int | None) -> Choices:
         """The cuts that may be worth it, and what they save of the layer's `flops`, or of its parameters if None."""

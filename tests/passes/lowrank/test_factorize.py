@@ -645,6 +645,29 @@ def test_a_convolution_that_takes_longer_in_two_stays_whole() -> None:
     assert result.misses == ["layer: as two layers of rank 2 it would take 200 µs instead of 100 µs"]
 
 
+def test_a_convolution_that_takes_longer_in_one_way_is_split_in_another() -> None:
+    weight = separable(8, 8, (3, 1), (1, 3), rank=2)
+    graph = graph_of(("batch", 8, 9, 9), lambda op, x: op.Conv(x, weight))
+    name = graph.outputs["y"].name
+    tried: list[list[tuple[int, ...]]] = []
+
+    def profile(graphs: Sequence[Graph], *, wholes: bool) -> list[Profile]:
+        """A column in front of a row is slower than the whole."""
+        assert not wholes
+        tried.append([kernel_of(node) for node in graphs[1].nodes])
+        times = (1e-4, 2e-4 if len(tried) == 1 else 5e-5)
+        return [Profile(np.ones(8), {name: seconds}, {}) for seconds in times]
+
+    feeds = tuple({"x": RNG.standard_normal((8, 8, 9, 9)).astype(np.float32)} for _ in range(4))
+    context = PassContext(load_target("x86-64"), graph.clone(), feeds, profile=profile)
+    result = Factorization(flops=0.5).apply(graph, context)
+
+    assert result.counts == {"factorize": 1}
+    assert tried[0] == [(3, 1), (1, 3)]
+    assert [kernel_of(node) for node in graph.nodes] == tried[1] != tried[0]
+    assert not any("longer" in miss or "it would take" in miss for miss in result.misses)
+
+
 def test_others_give_what_slow_layers_would_have_and_tables_give_for_size_alone() -> None:
     graph = Graph()
     op = Builder(graph, location=Location("table"))
