@@ -9,6 +9,8 @@ _DAMPING = 0.01
 """The share of the mean second moment that is added to each, as in GPTQ's Hessian (Frantar et al., ICLR 2023)."""
 _JITTER = 1e-10
 """The share by which diagonals grow, so that directions without energy do no harm."""
+_NO_ENERGY = 1e-12
+"""The share of the energy below which all further directions together are rounding in single precision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,8 @@ def fitted(
 
     The first matrix reads K inputs at each of T places, and the second has N columns for each place. `decompose`
     takes places for uncorrelated. With the moment of all inputs, the least squares of all ranks are parts of one
-    triangular system.
+    triangular system. Ranks without energy, as a weight with a filter of zeros has them, are left out: what they read
+    is rounding, and depends on what the others read.
 
     Args:
         parts: the decomposition of the weight in ranks that may be cut to.
@@ -121,6 +124,7 @@ def fitted(
         metric: the metric of the outputs as in `decompose`.
         whole: the loss of rank 0.
     """
+    parts = parts.cut(max(int((parts.losses[:-1] > _NO_ENERGY * parts.losses[0]).sum()), 1))
     rows, first = len(moment), parts.first
     places, rank = rows // len(first), first.shape[1]
     moment = moment + np.eye(rows) * (_DAMPING * np.trace(moment) / rows or 1.0)

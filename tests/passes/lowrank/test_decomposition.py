@@ -65,6 +65,25 @@ def test_the_second_matrix_is_fitted_to_what_the_first_computes_at_all_places(ha
         assert np.array_equal(parts.cut(rank).first, plain.cut(rank).first)
 
 
+def test_ranks_without_energy_are_not_fitted() -> None:
+    """A third of the outputs are sums of others, and a sum of float32 products isn't quite symmetric."""
+    places, rows, columns = 3, 24, 4
+    weight = RNG.standard_normal((rows, places * columns))
+    weight[:, 8:] = weight[:, :4] - 2 * weight[:, 4:8]
+    inputs = moment(rows * places)
+    inputs += 1e-9 * RNG.standard_normal(inputs.shape) * inputs.diagonal().mean()
+    arranged = weight.reshape(-1, places * columns)
+    shared = np.einsum("apbp->ab", inputs.reshape(rows, places, rows, places))
+    spread = np.repeat(arranged, places, axis=0).reshape(rows * places, -1)[:, :columns]
+    whole = decompose(spread, inputs).losses[0]
+
+    parts = fitted(decompose(arranged, shared), spread, inputs, None, whole)
+
+    assert len(parts.rows) == 8
+    assert np.isfinite(parts.losses).all()
+    assert np.isfinite(parts.product).all()
+
+
 def test_a_moment_that_is_mostly_rounding_gets_no_negative_directions() -> None:
     noise = 1e-20 * np.diag([4.0, -1.0, *[0.0] * 6])
     with pytest.raises(np.linalg.LinAlgError):
