@@ -107,7 +107,7 @@ def doubts(calibration: Sequence[Feeds], evaluation: Sequence[Feeds] = ()) -> li
         remedy = "passes that observe it see nothing of the model's real numbers: calibrate on real samples"
         if seen is None:
             continue
-        if seen.least == seen.most and seen.count > 1:
+        if seen.least == seen.most and seen.count > len(calibration):  # a single number may be a setting
             found.append(f"the calibration data's input {name!r} is {seen.most:g} everywhere; {remedy}")
         elif max(abs(seen.least), abs(seen.most)) < _TINY:
             found.append(f"the calibration data's input {name!r} is nowhere above {_TINY:g}; {remedy}")

@@ -184,6 +184,14 @@ def test_what_does_not_look_like_data_is_told(array: np.ndarray, message: str) -
     assert doubts(batches_of(features(2)), batches_of(features(3))) == []
 
 
+def test_a_single_number_is_a_setting() -> None:
+    """As a threshold or a lowest frequency is, which calibration may well give the same value for all samples."""
+    rate = {"rate": np.float32(46.9)}
+    assert doubts([rate] * 3) == []
+    (doubt,) = doubts([{"rate": np.full(2, 46.9, np.float32)}] * 3)
+    assert "'rate' is 46.9 everywhere" in doubt
+
+
 def test_two_arrays_for_a_model_of_two_inputs_are_its_inputs() -> None:
     ports = [Port("a", "float32", (2,)), Port("b", "float32", (2,))]
     a = np.ones(2, np.float32)
