@@ -8,6 +8,7 @@ from ..ir.errors import ModelError
 from ..ir.graph import Graph, Value
 from .base import Feeds
 from .measures import LossKind
+from .output_parts import OutputParts
 
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Generator, Tensor
@@ -44,7 +45,7 @@ class Gradients:
         self._interpreter = Interpreter(graph)
         self._watched = watched
         self._kept = kept
-        self._measures = measures
+        self._parts = OutputParts(graph, measures)
         self._generator = generator
 
     def draw(self, feeds: Feeds, draws: int = DRAWS) -> "list[dict[Value, Tensor]]":
@@ -69,10 +70,13 @@ class Gradients:
         with torch.enable_grad():
             results = cast("tuple[Tensor, ...]", self._interpreter.call(arguments, {}, observe))
             outputs = dict(zip(self._interpreter.graph.outputs, results, strict=True))
+            self._parts.learn(feeds, outputs)
+            outputs = self._parts.split(outputs)
         drawn: list[dict[Value, Tensor]] = []
         for _ in range(draws):
             with torch.enable_grad():
-                scores = [_score(name, kind, outputs[name], self._generator) for name, kind in self._measures.items()]
+                measures = self._parts.measures.items()
+                scores = [_score(name, kind, outputs[name], self._generator) for name, kind in measures]
             score = torch.stack(scores).sum()
             if not score.requires_grad:
                 return []

@@ -10,6 +10,7 @@ from ..ir.graph import Graph
 from .base import Feeds, Labelled, PassContext
 from .choices import leads, share_moved
 from .measures import LossKind, choose_measures, is_of_sigmoid, measure
+from .output_parts import OutputParts
 
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
@@ -80,7 +81,7 @@ class Judge:
     With labels, the drop is that of the metric. Without, it is that of the output that loses most: an output of classes
     loses the share of rows that choose another class (`choices`); an output of numbers, or one in which hardly any
     class but one is chosen, loses 1 - cosine of what varies among samples; and a sigmoid's output also 1 - F1 of the
-    numbers beyond a half.
+    numbers beyond a half. An output that holds scores beside other numbers is compared as two.
 
     Args:
         graph: the float model; a `Reference` where somebody else runs it on some of the batches.
@@ -89,7 +90,8 @@ class Judge:
         loss: how outputs are compared, as for `choose_measures`.
 
     Attributes:
-        measures: how each output is compared.
+        measures: how each output, or part of one, is compared.
+        parts: splits outputs into these parts.
         rows: how many choices among classes the float model makes on the batches, in the output with the fewest; 0
             where no output holds classes, or a metric is what drops.
     """
@@ -101,18 +103,23 @@ class Judge:
         self._batches = batches
         self._labelled = labelled
         self._wanted = _run(reference, batches)
+        self.parts = OutputParts(reference.graph, choose_measures(reference.graph, loss))
+        for feeds, outputs in zip(batches, self._wanted, strict=True):
+            self.parts.learn(feeds, outputs)
+        self._parted = [self.parts.split(outputs) for outputs in self._wanted]
         self.measures = {
             name: kind
-            if loss == "mse" or not _are_probabilities([one[name] for one in self._wanted])
+            if loss == "mse" or not _are_probabilities([one[name] for one in self._parted])
             else LossKind.PROBABILITIES
-            for name, kind in choose_measures(reference.graph, loss).items()
+            for name, kind in self.parts.measures.items()
         }
         self._numbers = {
             name for name, kind in self.measures.items() if kind is LossKind.NUMBERS or self._commonest(name) >= _SAME
         }
-        self._decisions = {name for name in self.measures if is_of_sigmoid(reference.graph.outputs[name])}
+        self._decisions = {name for name, value in reference.graph.outputs.items() if is_of_sigmoid(value)}
+        self._decisions |= set(self.parts.scores.values())
         counts = [
-            sum(found[name][..., 0].numel() for found in self._wanted)
+            sum(found[name][..., 0].numel() for found in self._parted)
             for name, kind in self.measures.items()
             if kind is not LossKind.NUMBERS
         ]
@@ -129,7 +136,7 @@ class Judge:
 
     def weigh(self, found: "Sequence[Mapping[str, Tensor]]") -> Verdict:
         """Compare outputs for the batches with those of the float model."""
-        pairs = list(zip(found, self._wanted, strict=True))
+        pairs = list(zip(map(self.parts.split, found), self._parted, strict=True))
         losses = [measure(self.measures, got, wanted, 1.0).item() for got, wanted in pairs]
         if self._labelled is not None:
             drop = self._metric(found) - self._reference
@@ -152,7 +159,7 @@ class Judge:
 
     def _commonest(self, name: str) -> float:
         """The share of rows that have the commonest class in an output of the float model."""
-        chosen = np.concatenate([found[name].argmax(-1).flatten().numpy() for found in self._wanted] or [np.empty(0)])
+        chosen = np.concatenate([found[name].argmax(-1).flatten().numpy() for found in self._parted] or [np.empty(0)])
         return np.unique(chosen, return_counts=True)[1].max(initial=0) / max(chosen.size, 1)
 
     def doubts(self, max_drop: float) -> list[str]:

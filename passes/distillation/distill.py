@@ -90,20 +90,20 @@ class Distillation(Training):
             if not context.labels:
                 raise UsageError(f"{self.name}: label_weight takes labels, and the calibration data have none")
             answer = with_labels(answer)
-        compare = partial(self._compare, judge.measures, len(pairs), temperature)
+        compare = partial(self._compare, judge, len(pairs), temperature)
         return Task(answer, compare, judge, teacher, _SAME if not (pairs or self.label_weight) else -math.inf)
 
     def _compare(
         self,
-        measures: Mapping[str, LossKind],
+        judge: Judge,
         features: int,
         temperature: float,
         got: "Mapping[str, Tensor]",
         wanted: "Mapping[str, Tensor]",
     ) -> "Tensor":
-        loss = measure(measures, got, wanted, temperature)
+        loss = measure(judge.measures, judge.parts.split(got), judge.parts.split(wanted), temperature)
         if self.label_weight:
-            name, kind = next(iter(measures.items()))
+            name, kind = next(iter(judge.measures.items()))
             right = cross_entropy(name, of_probabilities=kind is LossKind.PROBABILITIES)
             loss = (1 - self.label_weight) * loss + self.label_weight * right(got, wanted[LABELS])
         return loss + self.feature_weight * compare_features(features, got, wanted) if features else loss

@@ -64,6 +64,29 @@ def test_a_sigmoid_that_says_yes_elsewhere_loses_that() -> None:
     assert drop(decided, x) == pytest.approx(100 * (1 - 2 / 3))
 
 
+@pytest.mark.parametrize("axis", [1, 2])
+def test_scores_beside_boxes_are_judged_by_themselves(axis: int) -> None:
+    """A detector's boxes are hundreds of pixels wide, so that nothing is seen of its classes in a cosine of both."""
+    x = np.random.default_rng(0).standard_normal((16, 4, 4)) - 1
+
+    def detected(op: Builder, x: Value, change: float) -> Value:
+        likely = op.Sigmoid(op.Mul(x, np.float32(1 - change)))
+        both = op.Concat(op.Mul(x, np.float32(300)), op.Mul(likely, op.Transpose(likely, perm=(0, 1, 2))), axis=axis)
+        return op.Transpose(both, perm=(0, 2, 1))
+
+    assert drop(detected, x) > 50
+    assert drop(lambda op, x, change: detected(op, x, change * 1e-3), x) < 0.1
+
+
+def test_an_output_whose_samples_hold_scores_in_other_places_is_judged_as_a_whole() -> None:
+    x = np.random.default_rng(0).standard_normal((8, 4))
+
+    def stacked(op: Builder, x: Value, change: float) -> Value:
+        return op.Concat(op.Mul(x, np.float32(300)), op.Sigmoid(op.Add(x, np.float32(9 * change))), axis=0)
+
+    assert drop(stacked, x) < 0.1
+
+
 def test_batches_that_judge_are_not_fitted_to() -> None:
     assert split(8, 4) == ([0, 1, 2, 3], [4, 5, 6, 7])
     assert split(8, 8) == ([0, 1, 2, 4, 5, 6], [3, 7])

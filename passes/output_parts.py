@@ -1,0 +1,98 @@
+"""Outputs that hold scores beside other numbers, as some detectors return boxes and classes as one tensor."""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from ..ir.graph import Graph, Value
+from ..ir.operators import has_trait
+from ..ir.traits import Trait
+from .base import Feeds
+from .measures import LossKind
+
+if TYPE_CHECKING:  # listing the passes must not import torch
+    from torch import Tensor
+
+_SCORES = ("HardSigmoid", "Sigmoid", "Softmax")
+_MARK = 2.0**15
+"""What stands for a score while its places are looked for, and 0 for any other number."""
+_NUMBERS = LossKind.NUMBERS
+
+
+class OutputParts:
+    """Splits an output of scores and other numbers into two.
+
+    Boxes are counted in pixels. Beside them scores vanish in a cosine or a sum of squares of the whole output.
+
+    Args:
+        graph: the graph whose outputs are split.
+        measures: how each output is compared as a whole, by its name.
+
+    Attributes:
+        measures: how each output or part is compared.
+        scores: the name of the part that holds scores, for each output that has one.
+    """
+
+    def __init__(self, graph: Graph, measures: Mapping[str, LossKind]) -> None:
+        numbers = [name for name in graph.outputs if measures.get(name) is _NUMBERS]
+        sources = {name: set(_sources(graph.outputs[name])) for name in numbers}
+        found = {name: {value for value in values if _is_score(value)} for name, values in sources.items()}
+        self._graph = graph
+        self._scores = {name: values for name, values in found.items() if values and values != sources[name]}
+        self._sources = {value for name in self._scores for value in sources[name]}
+        self._places: dict[tuple[str, tuple[int, ...]], Tensor | None] = {}
+        self.scores = {name: f"{name}, scores" for name in self._scores}
+        whole = {name: kind for name, kind in measures.items() if name in graph.outputs}
+        self.measures = {**whole, **dict.fromkeys(self.scores.values(), _NUMBERS)}
+
+    def learn(self, feeds: Feeds, outputs: "Mapping[str, Tensor]") -> None:
+        """Find out where scores lie in the outputs on a batch, if outputs of these sizes weren't seen yet."""
+        import torch
+
+        from ..ir.interpreter import Interpreter
+        from ..ir.ops.dtypes import to_torch
+
+        unknown = [name for name in self._scores if self._key(name, outputs) not in self._places]
+        if not unknown:
+            return
+        scores = {value for values in self._scores.values() for value in values}
+
+        def mark(value: Value, tensor: "Tensor") -> "Tensor | None":
+            return torch.full_like(tensor, _MARK * (value in scores)) if value in self._sources else None
+
+        marked = Interpreter(self._graph).run(feeds, mark)
+        for name in unknown:
+            places = to_torch(marked[name]) == _MARK
+            is_alike = places.ndim > 1 and len(places) > 0 and bool((places == places[:1]).all())
+            self._places[self._key(name, outputs)] = places[0] if is_alike else None
+
+    def split(self, outputs: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+        """The outputs, or their parts as `[samples, numbers]`; an output stays whole where samples differ in places."""
+        found = dict(outputs)
+        for name, part in self.scores.items():
+            places = self._places.get(self._key(name, outputs))
+            whole = outputs[name]
+            found[part] = whole.new_zeros(0) if places is None else whole[:, places]
+            found[name] = whole if places is None else whole[:, ~places]
+        return found
+
+    def _key(self, name: str, outputs: "Mapping[str, Tensor]") -> tuple[str, tuple[int, ...]]:
+        return name, tuple(outputs[name].shape[1:])
+
+
+def _sources(output: Value) -> Iterator[Value]:
+    """The values whose elements an output holds, unchanged, in whatever order."""
+    node = output.producer
+    if node is None or not has_trait(node.operator, Trait.MOVING) or node.operator == "Where":
+        yield output
+        return
+    for value in node.inputs if node.operator == "Concat" else node.inputs[:1]:
+        if value is not None:
+            yield from _sources(value)
+
+
+def _is_score(value: Value) -> bool:
+    """Whether a value holds numbers from 0 to 1 that say how likely something is, or products of such numbers."""
+    node = value.producer
+    if node is None or node.operator != "Mul":
+        return node is not None and node.operator in _SCORES
+    return all(any(map(_is_score, _sources(node.operand(place)))) for place in (0, 1))
