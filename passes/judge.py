@@ -23,6 +23,8 @@ _HALF = 0.5
 """The number above which a sigmoid says yes."""
 _SAME = 0.95
 """The share of rows of the same class from which on classes say little: they may be no classes at all."""
+_LEAST_OTHERS = 1 - _SAME
+"""The least share of rows that counts as all those of other classes than the commonest."""
 _LEAST_VARYING = 1e-6
 """The share of an output's sum of squares below which what varies is taken for noise."""
 
@@ -78,10 +80,13 @@ class Reference:
 class Judge:
     """Compares graphs with the float model.
 
-    With labels, the drop is that of the metric. Without, it is that of the output that loses most: an output of classes
-    loses the share of rows that choose another class (`choices`); an output of numbers, or one in which hardly any
-    class but one is chosen, loses 1 - cosine of what varies among samples; and a sigmoid's output also 1 - F1 of the
-    numbers beyond a half. An output that holds scores beside other numbers is compared as two.
+    With labels, the drop is that of the metric. Without, it is that of the output that loses most:
+
+    - An output of classes loses the share of rows that choose another class (`choices`). Where samples have several
+      rows it is a share of the rows that aren't of the commonest class, such as blanks between letters or background.
+    - An output of numbers, or one in which hardly any class but one is chosen, loses 1 - cosine of what varies among
+      samples, and a sigmoid's output also 1 - F1 of the numbers beyond a half. One that holds scores beside other
+      numbers is compared as two.
 
     Args:
         graph: the float model; a `Reference` where somebody else runs it on some of the batches.
@@ -92,8 +97,8 @@ class Judge:
     Attributes:
         measures: how each output, or part of one, is compared.
         parts: splits outputs into these parts.
-        rows: how many choices among classes the float model makes on the batches, in the output with the fewest; 0
-            where no output holds classes, or a metric is what drops.
+        rows: how many choices among classes count on the batches, in the output with the fewest; 0 where no output
+            holds classes, or a metric is what drops.
     """
 
     def __init__(
@@ -118,12 +123,17 @@ class Judge:
         }
         self._decisions = {name for name, value in reference.graph.outputs.items() if is_of_sigmoid(value)}
         self._decisions |= set(self.parts.scores.values())
-        counts = [
-            sum(found[name][..., 0].numel() for found in self._parted)
+        counts = {
+            name: sum(found[name][..., 0].numel() for found in self._parted)
             for name, kind in self.measures.items()
             if kind is not LossKind.NUMBERS
-        ]
-        self.rows = 0 if labelled else min(counts, default=0)
+        }
+        samples = sum(map(sample_count, batches))
+        self._counting = {
+            name: max(1 - self._commonest(name), _LEAST_OTHERS) if count > samples else 1.0
+            for name, count in counts.items()
+        }
+        self.rows = 0 if labelled else min((int(counts[name] * it) for name, it in self._counting.items()), default=0)
         self._reference = self._metric(self._wanted)
 
     def judge(self, graph: Graph | Reference) -> Verdict:
@@ -145,7 +155,8 @@ class Judge:
         for name, kind in self.measures.items():
             outputs = [(got[name], wanted[name]) for got, wanted in pairs]
             drops += [_moved(outputs)] if name in self._numbers else []
-            drops += [_chosen_otherwise(kind, outputs)] if kind is not LossKind.NUMBERS else []
+            if name in self._counting:
+                drops.append(min(_chosen_otherwise(kind, outputs) / self._counting[name], 100.0))
             drops += [_decided_otherwise(outputs)] if name in self._decisions else []
         return Verdict(max(drops, default=0.0), float(np.mean(losses)))
 
@@ -154,8 +165,8 @@ class Judge:
 
         Of several outputs of classes the one that loses least counts; the drop is 0 where there is none.
         """
-        shares = [self._commonest(name) for name, kind in self.measures.items() if kind is not LossKind.NUMBERS]
-        return 100 * (1 - max(shares, default=1.0))
+        drops = [min((1 - self._commonest(name)) / share, 1.0) for name, share in self._counting.items()]
+        return 100 * min(drops, default=0.0)
 
     def _commonest(self, name: str) -> float:
         """The share of rows that have the commonest class in an output of the float model."""
@@ -240,6 +251,12 @@ def _middle(outputs: "Sequence[Tensor]") -> "Tensor | float":
     mean = sum(it.double().sum(0) for it in rows) / max(sum(map(len, rows)), 1)
     varying = sum(float((it.double() - mean).square().sum()) for it in rows)
     return mean if varying > _LEAST_VARYING * sum(float(it.double().square().sum()) for it in rows) else 0.0
+
+
+def sample_count(batch: Feeds) -> int:
+    """How many samples a batch holds, which the first axis counts; 1 at the least."""
+    lengths = [array.shape[0] for array in batch.values() if isinstance(array, np.ndarray) and array.ndim]
+    return max(lengths, default=1) or 1
 
 
 def split(batches: int, enough: int) -> tuple[list[int], list[int]]:

@@ -27,8 +27,8 @@ def choose_measures(teacher: Graph, loss: str) -> dict[str, LossKind]:
     Args:
         teacher: the graph whose outputs are to be matched.
         loss: `kl`, `mse`, or `auto`, which takes `kl` for what a softmax gives and for logits, and `mse` for the rest.
-            Logits are what a linear layer gives in two dimensions, with more than one number in a row, or in three
-            with a number for each row of an embedding's table.
+            Logits are what a linear layer gives in two dimensions, with more than one number in a row and reshaped or
+            not, or in three with a number for each row of an embedding's table; and the logarithms of a softmax.
     """
     tables = (node.constant(0) for node in teacher.nodes if node.operator == "Gather")
     vocabularies = {len(table) for table in tables if table is not None and table.ndim == 2}
@@ -43,7 +43,21 @@ def _measure(output: Value, loss: str, vocabularies: AbstractSet[int]) -> LossKi
     producer = _unshaped(output).producer
     if producer is not None and producer.operator == "Softmax":
         return LossKind.PROBABILITIES
-    return LossKind.LOGITS if loss == "kl" or _is_logits(output, vocabularies) else LossKind.NUMBERS
+    is_logits = (producer is not None and producer.operator == "LogSoftmax") or any(
+        _is_logits(value, vocabularies) for value in (output, _unshaped(output))
+    )
+    return LossKind.LOGITS if loss == "kl" or is_logits else LossKind.NUMBERS
+
+
+def class_axis(output: Value) -> int:
+    """The axis along which an output holds classes, if it does: that of a softmax which gives it, otherwise the last.
+
+    An image of classes for each pixel has them along its second axis.
+    """
+    node = output.producer
+    if node is None or node.operator not in ("LogSoftmax", "Softmax"):
+        return -1
+    return int(node.attributes.get("axis", -1))
 
 
 def _unshaped(value: Value) -> Value:

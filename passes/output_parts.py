@@ -1,4 +1,7 @@
-"""Outputs that hold scores beside other numbers, as some detectors return boxes and classes as one tensor."""
+"""Outputs as they are compared: classes along the last axis, and scores apart from other numbers.
+
+Some detectors return boxes and classes as one tensor.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -7,7 +10,7 @@ from ..ir.graph import Graph, Value
 from ..ir.operators import has_trait
 from ..ir.traits import Trait
 from .base import Feeds
-from .measures import LossKind
+from .measures import LossKind, class_axis
 
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
@@ -19,7 +22,7 @@ _NUMBERS = LossKind.NUMBERS
 
 
 class OutputParts:
-    """Splits an output of scores and other numbers into two.
+    """Splits an output of scores and other numbers into two, and moves classes to the last axis.
 
     Boxes are counted in pixels. Beside them scores vanish in a cosine or a sum of squares of the whole output.
 
@@ -41,6 +44,8 @@ class OutputParts:
         self._sources = {value for name in self._scores for value in sources[name]}
         self._places: dict[tuple[str, tuple[int, ...]], Tensor | None] = {}
         self.scores = {name: f"{name}, scores" for name in self._scores}
+        axes = {name: class_axis(value) for name, value in graph.outputs.items() if name in measures}
+        self._axes = {name: axis for name, axis in axes.items() if axis != -1}
         whole = {name: kind for name, kind in measures.items() if name in graph.outputs}
         self.measures = {**whole, **dict.fromkeys(self.scores.values(), _NUMBERS)}
 
@@ -68,6 +73,7 @@ class OutputParts:
     def split(self, outputs: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
         """The outputs, or their parts as `[samples, numbers]`; an output stays whole where samples differ in places."""
         found = dict(outputs)
+        found.update((name, outputs[name].movedim(axis, -1)) for name, axis in self._axes.items())
         for name, part in self.scores.items():
             places = self._places.get(self._key(name, outputs))
             whole = outputs[name]

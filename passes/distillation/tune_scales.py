@@ -12,6 +12,7 @@ from ...ir.errors import UsageError
 from ...ir.graph import Constant, Graph
 from ..base import Effect, Feeds, Pass, PassContext, PassResult
 from ..measures import LossKind, choose_measures, measure
+from ..output_parts import OutputParts
 
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
@@ -109,7 +110,7 @@ class _Student:
         self._inputs = [value.name for value in graph.inputs]
         self._outputs = list(graph.outputs)
         self._teacher = Interpreter(source)
-        self._measures = measures
+        self._parts = OutputParts(source, measures)
         self._module = to_module(graph, training=True).requires_grad_(False)
         places = {constant: f"constant_{place}" for place, constant in enumerate(graph.constants.values())}
         self._before = {places[constant]: self._module.get_parameter(places[constant]) for constant in tuned}
@@ -129,7 +130,8 @@ class _Student:
         wanted = {name: to_torch(array) for name, array in self._teacher.run(feeds).items()}
         inputs = tuple(to_torch(np.asarray(feeds[name])) for name in self._inputs)
         found: tuple[torch.Tensor, ...] = functional_call(self._module, self._scales(), inputs)
-        return measure(self._measures, dict(zip(self._outputs, found, strict=True)), wanted, 1.0)
+        got = dict(zip(self._outputs, found, strict=True))
+        return measure(self._parts.measures, self._parts.split(got), self._parts.split(wanted), 1.0)
 
     def score(self, batches: Sequence[Feeds]) -> float:
         """The mean loss over some batches."""

@@ -9,7 +9,7 @@ import numpy as np
 from ...ir.errors import UsageError
 from ...ir.graph import Value
 from ..base import Feeds, PassContext
-from ..judge import Reference
+from ..judge import Reference, sample_count
 from .clipping import STEPS, UNBOUNDED, Bounds
 from .observers import Observer
 
@@ -114,7 +114,7 @@ class Calibration:
     def __init__(self, values: Mapping[Value, Bounds], observer: type[Observer], batches: Sequence[Feeds]) -> None:
         self._bounds = values
         self._watched = {value: _Watch(observer()) for value in values}
-        self._counts = [_sample_count(batch) for batch in batches]
+        self._counts = [sample_count(batch) for batch in batches]
 
     def see(self, batch: int, value: Value, tensor: "Tensor") -> None:
         """Take a tensor into account."""
@@ -149,10 +149,5 @@ def first_batches_of(batches: Sequence[Feeds], samples: int) -> list[Feeds]:
         if samples <= 0:
             break
         kept.append(batch)
-        samples -= _sample_count(batch)
+        samples -= sample_count(batch)
     return kept
-
-
-def _sample_count(batch: Feeds) -> int:
-    """How many samples a batch holds, which the first axis counts; 1 at the least."""
-    return max((array.shape[0] for array in batch.values() if array.ndim), default=1) or 1

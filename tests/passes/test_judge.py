@@ -78,6 +78,34 @@ def test_scores_beside_boxes_are_judged_by_themselves(axis: int) -> None:
     assert drop(lambda op, x, change: detected(op, x, change * 1e-3), x) < 0.1
 
 
+@pytest.mark.parametrize("operator", ["Softmax", "LogSoftmax"])
+def test_classes_of_pixels_lie_along_the_axis_of_the_softmax(operator: str) -> None:
+    """One of two classes wins at every pixel but by little, and then the other does."""
+    x = np.random.default_rng(0).standard_normal((8, 2, 3, 5))
+    x[:, :, 1] += 9 * np.array([1, -1])[:, None]
+
+    def segmented(op: Builder, x: Value, change: float) -> Value:
+        sign = np.array([1, -1], np.float32).reshape(2, 1, 1)
+        return getattr(op, operator)(op.Add(x, change * np.float32(1e-3) + change * np.float32(60) * sign), axis=1)
+
+    assert drop(lambda op, x, change: op.Identity(getattr(op, operator)(x, axis=1)), x) < 1e-6
+    assert drop(segmented, x) > 20
+    assert drop(lambda op, x, change: getattr(op, operator)(op.Add(x, np.float32(change)), axis=1), x) < 1e-3
+
+
+def test_rows_of_the_commonest_class_count_little_where_samples_have_several() -> None:
+    """Of eight places of a text seven are blank, and half of the eighths change their letter."""
+    x = np.zeros((64, 8, 3)) + np.array([9.0, 0, 0])
+    x[:, 3] = np.array([0.0, 5, 4.9])
+    x[::2, 3] = np.array([0.0, 5, 9])
+
+    def read(op: Builder, x: Value, change: float) -> Value:
+        return op.Softmax(op.Add(x, np.array([0, change * -1, 0], np.float32)), axis=-1)
+
+    assert drop(read, x) == pytest.approx(50, abs=1)
+    assert drop(read, x[:, 3]) == pytest.approx(50, abs=1)
+
+
 def test_an_output_whose_samples_hold_scores_in_other_places_is_judged_as_a_whole() -> None:
     x = np.random.default_rng(0).standard_normal((8, 4))
 

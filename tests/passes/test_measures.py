@@ -31,6 +31,9 @@ def measure_of(build: Callable[[Builder, Value], Value], loss: str = "auto") -> 
         (lambda op, x: op.MatMul(x, WEIGHT[:, :1]), LossKind.NUMBERS),  # a single number is no choice
         (lambda op, x: op.Add(op.MatMul(x, WEIGHT), BIAS), LossKind.LOGITS),
         (lambda op, x: op.Softmax(op.MatMul(x, WEIGHT), axis=-1), LossKind.PROBABILITIES),
+        (lambda op, x: op.LogSoftmax(op.MatMul(x, WEIGHT), axis=-1), LossKind.LOGITS),
+        (lambda op, x: op.Reshape(op.Gemm(x, WEIGHT, BIAS), np.array([-1, 2, 4])), LossKind.LOGITS),
+        (lambda op, x: op.Reshape(op.Gemm(x, WEIGHT, BIAS), np.array([-1, 2, 2])), LossKind.NUMBERS),
         (lambda op, x: op.Tanh(op.MatMul(x, WEIGHT)), LossKind.NUMBERS),
         (lambda op, x: op.Add(x, op.MatMul(x, np.ones((8, 8), np.float32))), LossKind.NUMBERS),
         (lambda op, x: op.MatMul(op.Unsqueeze(x, [1]), WEIGHT), LossKind.NUMBERS),
