@@ -26,7 +26,7 @@ from ..passes.units import show_seconds
 from ..passes.verification import Verification
 from ..targets import Target
 from ..targets.load import load_target
-from .data import Batch, doubts, make_batches, ports_of, read_data, single_sample
+from .data import Batch, cut, doubts, make_batches, ports_of, read_data, single_sample
 from .evaluation import find_metric, labelled, labels_of
 from .model import read_model, write_model
 from .profiling import profiler, timing
@@ -155,8 +155,8 @@ def optimize(
         pipeline: the pipeline as text, such as `"cleanup,fuse,quantize{scheme=int8}"`, or a list of texts, passes and
             `{name: {option: value}}`.
         data: the calibration data: batches of real inputs, each a dict of arrays by input name, one array, or a row of
-            arrays in the order of the inputs; one such dict or array alone; or the name of a file or a factory, as in a
-            recipe.
+            arrays in the order of the inputs; one such dict or array alone, which is cut into batches; or the name of a
+            file or a factory, as in a recipe.
         target: a target's name, its file, or the target itself.
         backend: the backend that graphs are timed on, for passes that decide by latency.
         metric: the metric that bounds passes where the data have labels: a built-in one, or `module:function`.
@@ -240,7 +240,8 @@ def _source(model: Any, how: Sequence[Any]) -> tuple[Graph, Any]:
 def _batches(data: Any, ports: Sequence[Port]) -> Sequence[Batch]:
     if isinstance(data, str | Path):
         return read_data(str(data), Path(), ports)
-    return make_batches([data] if isinstance(data, Mapping | np.ndarray) else data, ports, "data")
+    items = cut(data, ports) if isinstance(data, Mapping | np.ndarray) else data
+    return make_batches(items, ports, "data")
 
 
 def compile(

@@ -99,6 +99,21 @@ def make_batches(items: Iterable[Any], ports: Sequence[Port], source: str) -> li
     return [_batch(item, ports, f"{source}, batch {number}") for number, item in enumerate(items)]
 
 
+def cut(item: Any, ports: Sequence[Port]) -> list[Any]:
+    """A lone batch as the batches that an `.npz` of it would be read as, so that some of them can be held out.
+
+    It stays whole if the model fixes its samples, or what it holds isn't a row of samples of one length.
+    """
+    arrays = {ports[0].name: item} if isinstance(item, np.ndarray) and len(ports) == 1 else item
+    firsts = {(port.shape or (None,))[0] for port in ports}
+    if len(firsts) > 1 or not isinstance(next(iter(firsts), None), str) or not isinstance(arrays, Mapping):
+        return [item]
+    rows = cast("Mapping[str, Any]", arrays)
+    lengths = {len(array) if isinstance(array, np.ndarray) and array.ndim else None for array in rows.values()}
+    samples = lengths.pop() if len(lengths) == 1 else None
+    return [item] if not samples else _parts(rows, samples, _batch_size(samples))
+
+
 def doubts(calibration: Sequence[Feeds], evaluation: Sequence[Feeds] = ()) -> list[str]:
     """Signs that calibration data hold no real samples, input by input, each with what to do about it."""
     found: list[str] = []
@@ -250,9 +265,17 @@ def _read_npz(path: Path, ports: Sequence[Port]) -> list[Any]:
         listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise ModelError(f"{path}: the arrays differ in their number of samples: {listed}")
     fixed = next((dim for port in ports for dim in (port.shape or ())[:1] if isinstance(dim, int)), None)
-    size = fixed or min(BATCH_SIZE, max(1, samples // HELD_OUT))
+    size = fixed or _batch_size(samples)
     if fixed and samples % fixed:
         raise ModelError(
             f"{path} holds {samples} samples, but the model takes {fixed} at a time: give a multiple of {fixed}"
         )
+    return _parts(arrays, samples, size)
+
+
+def _batch_size(samples: int) -> int:
+    return min(BATCH_SIZE, max(1, samples // HELD_OUT))
+
+
+def _parts(arrays: Mapping[str, np.ndarray], samples: int, size: int) -> list[Any]:
     return [{name: array[start : start + size] for name, array in arrays.items()} for start in range(0, samples, size)]

@@ -45,12 +45,13 @@ def share_moved(before: np.ndarray, after: np.ndarray) -> float:
 
     A hundred rows don't show a percent. But each row tells how far its lead has moved. So the chance that a row changes
     its class is taken from the rows whose leads were about as large before, as if these moved by a normal distribution.
+    Its mean and its spread are known from these few rows alone, so the next one follows Student's distribution.
 
     Args:
         before: how far ahead of all others the class of each row was, float[rows].
         after: how far ahead the same class is now; below 0 where another class is chosen.
     """
-    from scipy.special import ndtr
+    from scipy.special import stdtr
 
     rows = len(before)
     if not rows:
@@ -63,7 +64,8 @@ def share_moved(before: np.ndarray, after: np.ndarray) -> float:
         np.diff(np.concatenate([[0.0], np.cumsum(moved)])[np.stack([first, first + like])], axis=0)[0] / like
         for moved in (after - before, (after - before) ** 2)
     )
-    spread = np.sqrt(np.maximum(square - mean**2, 0))
+    free = max(like - 1, 1)
+    spread = np.sqrt(np.maximum(square - mean**2 * (like > 1), 0) * (like + 1) / free)
     is_close = (before > 0) & (spread > 0)  # elsewhere classes were level, or all moved alike
-    chance = np.where(is_close, ndtr(-(before + mean) / np.where(is_close, spread, 1)), after < 0)
+    chance = np.where(is_close, stdtr(free, -(before + mean) / np.where(is_close, spread, 1)), after < 0)
     return float(max(chance.mean(), (after < 0).mean()))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..ir.errors import UsageError
 from ..ir.graph import Graph
 from .base import Feeds, Labelled, PassContext
 from .choices import leads, share_moved
@@ -274,6 +275,24 @@ def split(batches: int, enough: int) -> tuple[list[int], list[int]]:
     every = min(ONE_IN, batches)
     judging = places[every - 1 :: every]
     return [place for place in places if place not in judging], judging
+
+
+def require_held_out(name: str, how_much: str, context: PassContext) -> None:
+    """Refuse to keep a bound on what was fitted to.
+
+    Args:
+        name: the pass.
+        how_much: the option that says how much is removed, in place of a bound.
+        context: the context that holds the calibration data.
+
+    Raises:
+        UsageError: there is a single batch of calibration data, so that nothing can be held out.
+    """
+    if len(context.calibration) == 1:
+        raise UsageError(
+            f"{name} judges by held-out batches how much may go, and there is a single batch of calibration data: give "
+            f"several, a few hundred samples in all, or say how much as in {name}{{{how_much}}}"
+        )
 
 
 def divided(context: PassContext, enough: int | None = None) -> tuple[list[Feeds], list[Feeds], Labelled | None]:

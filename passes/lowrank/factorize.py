@@ -14,7 +14,7 @@ from ...ir.errors import UsageError
 from ...ir.graph import Graph, Node
 from ..base import Effect, Feeds, Pass, PassContext, PassResult
 from ..debug_counter import DebugCounter
-from ..judge import Judge, divided
+from ..judge import Judge, divided, require_held_out
 from ..profit import named, slower_layers
 from ..quantization.calibrate import first_batches_of
 from .allocation import Choices, Cut, allocate, most_saved, price
@@ -91,6 +91,9 @@ class Factorization(Pass):
                 f"{self.name}{{{goal}=...}} needs calibration data to find the layers that matter least to the "
                 f"outputs: give some, or {self.name}{{ratio=...}}, which takes as much from every layer"
             )
+
+        if not (self.energy or self.rank or self.ratio or self.flops or self.parameters):
+            require_held_out(self.name, "flops=0.3", context)
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         self.require(context)

@@ -13,7 +13,7 @@ from ...ir.analysis.residuals import ResidualBranch, residual_branches
 from ...ir.errors import BudgetError, UsageError
 from ...ir.graph import Graph, Node
 from ..base import Effect, Pass, PassContext, PassResult, Timing
-from ..judge import Judge, divided
+from ..judge import Judge, divided, require_held_out
 from ..pipeline import format_pass
 from ..quantization.calibrate import first_batches_of
 from .block_importance import Importance
@@ -86,6 +86,8 @@ class BlockPruning(Pass):
             )
         if not context.calibration:
             raise UsageError(f"{self.name} needs calibration data to find the blocks that the outputs need least")
+        if not (self.blocks or self.ratio or self.flops or self.speedup):
+            require_held_out(self.name, "ratio=0.25", context)
 
     def foresee(self, graph: Graph, context: PassContext) -> PassResult:
         branches, misses = self._choose(graph, context)

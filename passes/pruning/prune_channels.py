@@ -13,7 +13,7 @@ from ...ir.errors import UsageError
 from ...ir.graph import Graph
 from ..base import Effect, Feeds, Labelled, Pass, PassContext, PassResult
 from ..debug_counter import DebugCounter
-from ..judge import Judge, divided, split
+from ..judge import Judge, divided, require_held_out, split
 from ..pipeline import format_pass
 from ..quantization.calibrate import first_batches_of
 from .allocation import Candidate, Counts, Operations, Savings, Stage, allocate, evenly
@@ -120,6 +120,8 @@ class ChannelPruning(Pass):
                 "hand: say `backend:` in the recipe, --lower-to BACKEND, or backend=... from Python"
             )
         if context.calibration:
+            if not (self.ratio or self.flops or self.speedup):
+                require_held_out(self.name, "ratio=0.3", context)
             return
         if self.importance in ("loss", "taylor", "wanda"):
             raise UsageError(

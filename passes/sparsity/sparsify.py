@@ -11,7 +11,7 @@ from ...ir.errors import UsageError
 from ...ir.graph import Graph
 from ...ir.unused import drop_unused
 from ..base import Effect, Feeds, Pass, PassContext, PassResult
-from ..judge import Judge, divided
+from ..judge import Judge, divided, require_held_out
 from ..quantization.layers import Layer
 from ..quantization.round_weights import require_calibration
 from ..quantization.sweep import Moments, sweep
@@ -75,6 +75,8 @@ class Sparsification(Pass):
                 f"how many weights {self.name} may set to zero is not known: give calibration data, by which it keeps "
                 "the outputs within max_drop, or say how many, as in sparsify{sparsity=0.8}"
             )
+        if not share:
+            require_held_out(self.name, "sparsity=0.8", context)
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         self.require(context)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from planish.backends.base import Port
-from planish.driver.data import doubts, held_out, make_batches, random_sample, read_data, single_sample
+from planish.driver.data import cut, doubts, held_out, make_batches, random_sample, read_data, single_sample
 from planish.driver.user_code import isolated_imports
 from planish.ir.errors import ModelError, UsageError
 from planish.ir.types import DType
@@ -24,6 +24,21 @@ def test_npz_is_cut_into_batches(tmp_path: Path) -> None:
     assert [len(batch.labels) for batch in batches] == [17, 17, 17, 17, 2]
     np.testing.assert_array_equal(np.concatenate([batch.inputs["features"] for batch in batches]), features(70))
     np.testing.assert_array_equal(np.concatenate([batch.labels for batch in batches]), np.arange(70))
+
+
+def test_a_lone_batch_is_cut_as_an_npz_is() -> None:
+    batches = cut({"features": features(70), "labels": np.arange(70)}, OPEN)
+    assert [len(batch["labels"]) for batch in batches] == [17, 17, 17, 17, 2]
+    assert [len(batch["features"]) for batch in cut(features(5), OPEN)] == [1] * 5
+
+
+def test_a_lone_batch_that_is_no_row_of_samples_stays_whole() -> None:
+    whole = features(3)
+    assert cut(whole, FIXED) == [whole]
+    rate = {"features": whole, "rate": np.float32(1)}
+    assert cut(rate, [*OPEN, Port("rate", "float32", ())]) == [rate]
+    pair = {"features": whole, "others": features(2)}
+    assert cut(pair, [*OPEN, Port("others", "float32", ("batch", 8))]) == [pair]
 
 
 def test_npz_follows_a_fixed_batch(tmp_path: Path) -> None:

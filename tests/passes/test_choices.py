@@ -27,6 +27,14 @@ def test_a_few_rows_tell_what_many_would() -> None:
     assert truth < found.mean() < 1.5 * truth
 
 
+@pytest.mark.parametrize("rows", [1, 2, 4])
+def test_a_handful_of_rows_tells_little(rows: int) -> None:
+    """Leads that moved by a quarter of what they were may well be gone in the next row."""
+    before = np.full(rows, 4.0)
+    after = before + np.resize([1.0, -1.0], rows)
+    assert share_moved(before, after) > 0.01
+
+
 def test_a_shift_of_all_rows_moves_those_that_it_reaches() -> None:
     before = RNG.uniform(0, 10, 64)
     assert share_moved(before, before - 1) == (before < 1).mean()

@@ -5,7 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+import planish
 from planish.ir.builder import Builder
+from planish.ir.errors import UsageError
 from planish.ir.graph import Graph, Value
 from planish.ir.types import DType, TensorType
 from planish.passes.judge import Judge, split
@@ -113,6 +115,17 @@ def test_an_output_whose_samples_hold_scores_in_other_places_is_judged_as_a_whol
         return op.Concat(op.Mul(x, np.float32(300)), op.Sigmoid(op.Add(x, np.float32(9 * change))), axis=0)
 
     assert drop(stacked, x) < 0.1
+
+
+@pytest.mark.parametrize("name", ["prune-channels", "factorize", "sparsify", "prune-blocks"])
+def test_a_bound_is_not_kept_on_what_was_fitted_to(name: str) -> None:
+    graph = Graph()
+    op = Builder(graph)
+    x = graph.add_input("x", TensorType(DType.float32, (8, 16)))
+    graph.outputs["y"] = op.MatMul(op.Relu(op.MatMul(x, np.eye(16, dtype=np.float32))), np.eye(16, dtype=np.float32))
+    batch = {"x": np.ones((8, 16), np.float32)}
+    with pytest.raises(UsageError, match=f"{name} judges by held-out batches how much may go, and there is a single"):
+        planish.optimize(graph, name, data=[batch])
 
 
 def test_batches_that_judge_are_not_fitted_to() -> None:
