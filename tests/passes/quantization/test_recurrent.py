@@ -98,3 +98,20 @@ def test_weights_that_are_computed_are_told() -> None:
     result = quantized(graph)
     assert result.counts["recurrent"] == 0
     assert "RNN stays as it is: its weights are no constants in float32" in result.misses[-1]
+
+
+def test_weights_whose_rounding_loses_much_stay_in_float() -> None:
+    """Weights that are small because what they multiply is large are rounded away beside the others of their row."""
+    graph = recurrent("GRU")
+    loud = np.where(np.arange(FEATURES) < 4, 1000, 1).astype(np.float32)
+    graph.constants["w"].data = graph.constants["w"].data / loud
+    batches = [{"x": RNG.standard_normal((STEPS, 2, FEATURES)).astype(np.float32) * loud} for _ in range(4)]
+    result = planish.optimize(graph, "quantize", data=batches)
+    assert {"w", "r.integers"} <= result.graph.constants.keys()
+    (found,) = (record.result for record in result.records if record.result.changed)
+    assert found.counts["recurrent"] == 1
+    assert "GRU keeps the weights of its input in float: int8 would lose" in found.misses[-1]
+
+    batches = [{"x": batch["x"] / loud} for batch in batches]
+    even = planish.optimize(recurrent("GRU"), "quantize", data=batches)
+    assert {"w.integers", "r.integers"} <= even.graph.constants.keys()
