@@ -110,11 +110,11 @@ class Lessons:
         from ...ir.ops.dtypes import to_torch
 
         alike: defaultdict[Any, list[TrainingBatch]] = defaultdict(list)
-        for place in places:
+        for number, place in enumerate(places):
             piece, wanted = self.pieces[place], self.wanted(place)
             inputs = tuple(to_torch(np.asarray(piece.feeds[name])) for name in self._names)
             shapes = tuple(tensor.shape[1:] for tensor in (*inputs, *wanted.values()))
-            key = shapes if self._is_divisible else place
+            key = shapes if self._is_divisible else number  # a step of few pieces may take one twice
             alike[key].append(TrainingBatch(inputs, wanted, piece.rows))
         return [_joined(batches, torch.cat) for batches in alike.values()]
 

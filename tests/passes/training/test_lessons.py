@@ -79,3 +79,9 @@ def test_pieces_of_fixed_sizes_stay_apart(tmp_path: Path) -> None:
     taught = Lessons(doubled, graph, divide(graph, [numbers(2), numbers(2)]), Storage(tmp_path))
 
     assert [batch.rows for batch in taught.batches([0, 1])] == [1, 1]
+
+
+def test_a_piece_of_fixed_sizes_that_is_taken_twice_stays_two_batches(tmp_path: Path) -> None:
+    graph = doubling(2, 3)
+    taught = Lessons(doubled, graph, divide(graph, [numbers(2)]), Storage(tmp_path))
+    assert [batch.inputs[0].shape for batch in taught.batches([0, 0])] == [(2, 3), (2, 3)]
