@@ -26,6 +26,8 @@ _SAME = 0.95
 """The share of rows of the same class from which on classes say little: they may be no classes at all."""
 _LEAST_OTHERS = 1 - _SAME
 """The least share of rows that counts as all those of other classes than the commonest."""
+_FEWEST_ROWS = 20
+"""The rows of classes below which no bound on them is kept: 8 of them let through what changed 19 % of others."""
 _LEAST_VARYING = 1e-6
 """The share of an output's sum of squares below which what varies is taken for noise."""
 
@@ -184,6 +186,23 @@ class Judge:
         if not 0 < self.rows < enough:
             return []
         return [f"{self.rows} rows can't tell {max_drop:g} % from nothing: give {enough} to judge on"]
+
+    def require_rows(self, name: str, how_much: str) -> None:
+        """Refuse to keep a bound on so few choices among classes that most changes show in none of them.
+
+        Args:
+            name: the pass.
+            how_much: the option that says how much is removed, in place of a bound.
+
+        Raises:
+            UsageError: there are fewer than 20.
+        """
+        if 0 < self.rows < _FEWEST_ROWS:
+            raise UsageError(
+                f"{name} judges by held-out batches how much may go, and these have {self.rows} rows of classes, where "
+                f"it takes {_FEWEST_ROWS} at the least: give a few hundred samples, or say how much as in "
+                f"{name}{{{how_much}}}"
+            )
 
     def _metric(self, outputs: "Sequence[Mapping[str, Tensor]]") -> float:
         if self._labelled is None:

@@ -112,6 +112,7 @@ class Factorization(Pass):
             cuts = {layer.node: layer.within(share, unseen.get(layer.node)) for layer in layers}
         else:
             judge = Judge(graph, held_out, labelled)
+            judge.require_rows(self.name, "flops=0.3")
             cuts, notes = self._within(graph, context, layers, judge), judge.doubts(self.max_drop)
         slow: dict[Node, str] = {}
         while slower := self._slower(graph, context, layers, cuts):

@@ -102,7 +102,9 @@ class BlockPruning(Pass):
             return PassResult(misses=[f"ratio={self.ratio:g} of {len(branches)} blocks is none: give a larger ratio"])
         batches, held_out, labelled = divided(context)
         judge = Judge(graph, held_out, labelled)
-        if not self._is_bound:
+        if self._is_bound:
+            judge.require_rows(self.name, "ratio=0.25")
+        else:
             judge = Judge(graph, first_batches_of(held_out, _JUDGED_ON))
         if not judge.measures:
             return PassResult(misses=["no output is in float, by which losses are judged"])

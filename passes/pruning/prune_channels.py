@@ -256,7 +256,9 @@ class ChannelPruning(Pass):
             return None
         if self.flops or self.speedup:
             return Judge(graph, first_batches_of(held_out, _JUDGED_ON))
-        return Judge(graph, held_out, labelled)
+        judge = Judge(graph, held_out, labelled)
+        judge.require_rows(self.name, "ratio=0.3")
+        return judge
 
     def _asked_for(
         self,

@@ -100,6 +100,7 @@ class Sparsification(Pass):
         """The weights with the most zeros that keep the outputs within bounds, misses and notes."""
         fitted, held_out, labelled = divided(context)
         judge = Judge(graph, held_out, labelled)
+        judge.require_rows(self.name, "sparsity=0.8")
         found: dict[Layer, np.ndarray] = {}
         least = f"{100 * _TRIED[0]:g} % of zeros and more don't keep the outputs within {self.max_drop:g} %"
         misses, low, high = [least], 0, len(_TRIED)

@@ -236,7 +236,7 @@ def test_a_build_whose_passes_are_auto_builds_the_plan_that_a_search_chooses(
     built = CliRunner().invoke(app, ["build", "auto.yaml"])
     assert built.exit_code == 0, built.output
     assert "2 of 2 plans were built" in built.output
-    assert "the graph after 31 of 31 steps is that of an earlier build" in built.output
+    assert "the graph after 32 of 32 steps is that of an earlier build" in built.output
     chosen = ["cleanup", "fuse", {"prune-channels": {"ratio": 0.25}}]
     assert read_manifest(folder / "dist")["recipe"]["passes"] == chosen
     assert "evaluated for the artifact, not after the passes" in (folder / "dist/report.html").read_text()

@@ -540,7 +540,7 @@ def test_a_small_head_stays_whole_behind_a_large_layer(channels: int) -> None:
         return op.MatMul(op.Flatten(op.GlobalAveragePool(op.Relu(op.Conv(x, first)))), last.astype(np.float32))
 
     shape = (8, channels, 7, 7)
-    batches = tuple({"x": RNG.standard_normal(shape).astype(np.float32)} for _ in range(4))
+    batches = tuple({"x": RNG.standard_normal(shape).astype(np.float32)} for _ in range(12))
     result = factorize(graph_of(shape, network), batches)
 
     assert result.changed == (channels == 1)
@@ -557,13 +557,15 @@ def test_a_layer_stays_whose_inputs_say_nothing(fed: np.ndarray) -> None:
     assert result.misses == ["layer: its input in the calibration data is empty, or not finite"]
 
 
-def test_too_few_rows_to_judge_on_are_said() -> None:
+def test_too_few_rows_to_judge_on_are_said_or_refused() -> None:
     graph = graph_of(("batch", 24), lambda op, x: op.Gemm(x, low_rank(24, 32, rank=3)))
-    batches = tuple({"x": RNG.standard_normal((3, 24)).astype(np.float32)} for _ in range(12))
+    batches = tuple({"x": RNG.standard_normal((9, 24)).astype(np.float32)} for _ in range(12))
 
+    with pytest.raises(UsageError, match=r"have 18 rows of classes.* say how much as in factorize\{flops=0.3\}"):
+        factorize(graph, batches[:8])
     result = factorize(graph, batches)
 
-    assert result.notes == ["9 rows can't tell 1 % from nothing: give 300 to judge on"]
+    assert result.notes == ["27 rows can't tell 1 % from nothing: give 300 to judge on"]
 
 
 def test_a_wide_head_is_decomposed_by_its_inputs() -> None:
