@@ -1,6 +1,6 @@
 """Random gradients at values inside a graph, whose squares say how much errors there matter to the outputs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, cast
 
@@ -48,8 +48,10 @@ class Gradients:
         self._parts = OutputParts(graph, measures)
         self._generator = generator
 
-    def draw(self, feeds: Feeds, draws: int = DRAWS) -> "list[dict[Value, Tensor]]":
-        """Run a batch, and draw gradients at all watched values at once, several times; none if the loss has none.
+    def draw(self, feeds: Feeds, draws: int = DRAWS) -> "Iterator[dict[Value, Tensor]]":
+        """Run a batch now, and draw gradients at all watched values at once, several times; none if the loss has none.
+
+        Each draw is made when it is asked for, so that one of them is held at a time.
 
         Raises:
             ModelError: an output that stands for classes has no probabilities, since it isn't finite.
@@ -63,7 +65,7 @@ class Gradients:
                 self.values[value] = tensor.detach()
             if value not in self._watched:
                 return None
-            leaves[value] = torch.zeros_like(tensor, requires_grad=True)
+            leaves[value] = tensor.new_zeros(()).expand_as(tensor).requires_grad_()  # takes no memory
             return tensor + leaves[value]
 
         arguments = self._interpreter.arguments(feeds)
@@ -72,18 +74,23 @@ class Gradients:
             outputs = dict(zip(self._interpreter.graph.outputs, results, strict=True))
             self._parts.learn(feeds, outputs)
             outputs = self._parts.split(outputs)
-        drawn: list[dict[Value, Tensor]] = []
+        return self._drawn(leaves, outputs, draws)
+
+    def _drawn(
+        self, leaves: "Mapping[Value, Tensor]", outputs: "Mapping[str, Tensor]", draws: int
+    ) -> "Iterator[dict[Value, Tensor]]":
+        import torch
+
         for _ in range(draws):
             with torch.enable_grad():
                 measures = self._parts.measures.items()
                 scores = [_score(name, kind, outputs[name], self._generator) for name, kind in measures]
-            score = torch.stack(scores).sum()
+                score = torch.stack(scores).sum()
             if not score.requires_grad:
-                return []
+                return
             grad = torch.autograd.grad(score, list(leaves.values()), retain_graph=True, allow_unused=True)
             found = cast("Sequence[Tensor | None]", grad)
-            drawn.append({value: one for value, one in zip(leaves, found, strict=True) if one is not None})
-        return drawn
+            yield {value: one for value, one in zip(leaves, found, strict=True) if one is not None}
 
 
 def _score(name: str, kind: LossKind, output: "Tensor", generator: "Generator") -> "Tensor":

@@ -23,7 +23,7 @@ def test_outputs_that_are_not_finite_are_named() -> None:
     (drawn,) = gradients.draw({"x": np.eye(4, dtype=np.float32)}, 1)
     assert drawn[y].any()
     with pytest.raises(ModelError, match="the model's output 'scores' is not finite on the calibration data"):
-        gradients.draw({"x": np.full((2, 4), LARGEST, np.float32)}, 1)
+        next(gradients.draw({"x": np.full((2, 4), LARGEST, np.float32)}, 1))
 
 
 def test_scores_beside_boxes_have_gradients_of_their_own() -> None:
