@@ -337,7 +337,7 @@ class Quantize(Pass):
         """Quantize with what calibration data tells, if there are any."""
         counts: dict[str, int] = {}
         if self.smooth and context.calibration:
-            smoothing = Smoothing(graph, layers)
+            smoothing = Smoothing(graph, layers, by_row=self.per_row)
             smoothing.fit(first_batches(context, self.samples), context)
             layers, smoothed = smoothing.apply(layers, (), context, gptq=self._compensates)
             counts["smoothed"] = len(smoothed)

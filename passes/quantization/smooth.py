@@ -9,7 +9,7 @@ in Large Language Models", 2024). So those that reach beyond a bound may also be
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,23 +45,51 @@ _LANES = 16
 _LEFT_BY_GPTQ = 0.3
 """The share of the squared error of rounding weights that GPTQ leaves (MiniLM: 0.2 to 0.6)."""
 
+_ROWS = 64
+"""How many rows tell what grids of their own are like, and how many of them a batch gives at the most."""
+_ROWS_OF_BATCH = 4
+
 _LEAST = 1e-5
 """The least that a channel is taken to reach, relative to the widest."""
 
 
 @dataclass(slots=True)
 class _Channels:
-    """What calibration sees of an activation's channels, float[K] each: the ends, and the sum of squares over rows."""
+    """What calibration sees of an activation's channels.
 
+    Attributes:
+        by_row: whether each row has a grid of its own. Rows count relative to their size then: the layers behind
+            normalize them, and few rows may be a hundred times as large as the others.
+        low: the least of each channel, float[K].
+        high: the largest of each channel, float[K].
+        squares: the sum of squares of each channel over rows, float[K].
+        rows: how many rows were seen.
+        some: rows to try grids of their own on, float[K] each.
+    """
+
+    by_row: bool = False
     low: np.ndarray | float = 0.0
     high: np.ndarray | float = 0.0
     squares: np.ndarray | float = 0.0
     rows: int = 0
+    some: list[np.ndarray] = field(default_factory=list[np.ndarray])
 
     def update(self, batch: "Tensor") -> None:
         rows = batch.reshape(-1, batch.shape[-1]).double().numpy()
-        self.low, self.high = np.minimum(self.low, rows.min(0)), np.maximum(self.high, rows.max(0))
-        self.squares, self.rows = self.squares + np.square(rows).sum(0), self.rows + len(rows)
+        if self.by_row:
+            sizes = np.sqrt(np.square(rows).mean(axis=1, keepdims=True))
+            rows = rows[sizes[:, 0] > 0] / sizes[sizes > 0][:, None]
+            chosen = np.linspace(0, len(rows) - 1, min(_ROWS_OF_BATCH, len(rows), _ROWS - len(self.some)))
+            self.some += list(rows[chosen.astype(int)])
+        if len(rows):
+            self.low, self.high = np.minimum(self.low, rows.min(0)), np.maximum(self.high, rows.max(0))
+            self.squares, self.rows = self.squares + np.square(rows).sum(0), self.rows + len(rows)
+
+    def square_step(self, scale: np.ndarray) -> float:
+        """The square of the step of the grid for channels that are divided, or its mean over rows."""
+        low, high = (np.array(self.some),) * 2 if self.by_row else (self.low, self.high)
+        steps = ((high / scale).max(axis=-1) - (low / scale).min(axis=-1)) / 255
+        return float(np.square(steps).mean())
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +131,12 @@ class Smoothing:
     Args:
         graph: the graph in float.
         layers: its layers that may compute in integers.
+        by_row: whether each row of an activation has a grid of its own.
     """
 
-    def __init__(self, graph: Graph, layers: Sequence[Layer]) -> None:
+    def __init__(self, graph: Graph, layers: Sequence[Layer], *, by_row: bool = False) -> None:
         self._graph = graph
-        self._seen = {layer.x: _Channels() for layer in layers if _is_eligible(layer)}
+        self._seen = {layer.x: _Channels(by_row) for layer in layers if _is_eligible(layer)}
 
     def see(self, batch: int, value: Value, tensor: "Tensor") -> None:
         """Take a tensor into account."""
@@ -202,10 +231,11 @@ def _copies(rows: np.ndarray, more: int) -> np.ndarray:
 def _error(channels: _Channels, weight: np.ndarray, division: _Division, weight_share: float) -> float:
     """The expected squared error of a product from rounding the activation to 256 levels and the weight by columns."""
     scale, copies = division.scale, division.copies
-    step = ((channels.high / scale).max() - (channels.low / scale).min()) / 255
     steps = np.abs(weight * (scale / copies)[:, None]).max(axis=0) / 127
     power = copies * channels.squares / channels.rows
-    of_activation = step**2 * (np.square(scale) * np.square(weight.astype(np.float64)).sum(axis=1)).sum()
+    of_activation = (
+        channels.square_step(scale) * (np.square(scale) * np.square(weight.astype(np.float64)).sum(axis=1)).sum()
+    )
     return float(of_activation + weight_share * np.square(steps).sum() * (power / np.square(scale)).sum())
 
 

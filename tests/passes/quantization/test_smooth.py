@@ -36,11 +36,11 @@ def normalized(*, residual: bool) -> Graph:
     return graph
 
 
-def smoothed(source: Graph, feeds: list) -> tuple[Graph, int]:
+def smoothed(source: Graph, feeds: list, *, by_row: bool = False) -> tuple[Graph, int]:
     graph = source.clone()
     context = PassContext(load_target("x86-64-avx512-vnni"), source, feeds)
     layers = select_layers(graph, OPERATORS, context).layers
-    smoothing = Smoothing(graph, layers)
+    smoothing = Smoothing(graph, layers, by_row=by_row)
     smoothing.fit(feeds, context)
     _, ranges = smoothing.apply(layers, (), context, gptq=False)
     verify(graph)
@@ -51,6 +51,18 @@ def quantized(source: Graph, feeds: list, **options) -> Graph:
     graph = source.clone()
     Quantize(**options).run(graph, PassContext(load_target("x86-64-avx512-vnni"), source, feeds))
     return graph
+
+
+@pytest.mark.parametrize(("wide_rows", "counts"), [(1, (1, 0)), (24, (1, 1))])
+def test_a_row_with_a_grid_of_its_own_does_not_make_others_coarse(wide_rows: int, counts: tuple[int, int]):
+    graph = Graph()
+    op = Builder(graph)
+    graph.outputs["y"] = op.MatMul(graph.add_input("x", TensorType(DType.float32, ("batch", 32))), array(32, 8))
+    rows = array(24, 32)
+    rows[:wide_rows, 5] *= 300
+    feeds = [{"x": np.concatenate([rows, np.zeros((2, 32), np.float32)])}, {"x": np.zeros((3, 32), np.float32)}]
+
+    assert tuple(smoothed(graph, feeds, by_row=by_row)[1] for by_row in (False, True)) == counts
 
 
 def test_a_normalization_absorbs_the_division():
