@@ -3,10 +3,11 @@
 Some detectors return boxes and classes as one tensor.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ..ir.graph import Graph, Value
+from ..ir.errors import ModelError
+from ..ir.graph import Graph, Node, Value
 from ..ir.operators import has_trait
 from ..ir.traits import Trait
 from .base import Feeds
@@ -37,8 +38,9 @@ class OutputParts:
 
     def __init__(self, graph: Graph, measures: Mapping[str, LossKind]) -> None:
         numbers = [name for name in graph.outputs if measures.get(name) is _NUMBERS]
-        sources = {name: set(_sources(graph.outputs[name])) for name in numbers}
-        found = {name: {value for value in values if _is_score(value)} for name, values in sources.items()}
+        sources = {name: _sources(graph.outputs[name]) for name in numbers}
+        scores = _holding_scores(graph) if numbers else set[Value]()
+        found = {name: values & scores for name, values in sources.items()}
         self._graph = graph
         self._scores = {name: values for name, values in found.items() if values and values != sources[name]}
         self._sources = {value for name in self._scores for value in sources[name]}
@@ -64,10 +66,14 @@ class OutputParts:
         def mark(value: Value, tensor: "Tensor") -> "Tensor | None":
             return torch.full_like(tensor, _MARK * (value in scores)) if value in self._sources else None
 
-        marked = Interpreter(self._graph).run(feeds, mark)
+        try:
+            marked = Interpreter(self._graph).run(feeds, mark)
+        except ModelError:  # it chooses boxes by scores, say, and marks leave it none
+            marked = {}
         for name in unknown:
-            places = to_torch(marked[name]) == _MARK
-            is_alike = places.ndim > 1 and len(places) > 0 and bool((places == places[:1]).all())
+            places = to_torch(marked[name]) == _MARK if name in marked else torch.empty(0)
+            is_row = places.ndim > 1 and places.shape[1:] == outputs[name].shape[1:] and len(places) > 0
+            is_alike = is_row and bool((places == places[:1]).all())
             self._places[self._key(name, outputs)] = places[0] if is_alike else None
 
     def split(self, outputs: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
@@ -85,20 +91,28 @@ class OutputParts:
         return name, tuple(outputs[name].shape[1:])
 
 
-def _sources(output: Value) -> Iterator[Value]:
-    """The values whose elements an output holds, unchanged, in whatever order."""
-    node = output.producer
+def _moved(node: Node | None) -> Sequence[Value]:
+    """The values whose elements a node puts in another order; none where it does anything else."""
     if node is None or not has_trait(node.operator, Trait.MOVING) or node.operator == "Where":
-        yield output
-        return
-    for value in node.inputs if node.operator == "Concat" else node.inputs[:1]:
-        if value is not None:
-            yield from _sources(value)
+        return ()
+    return [value for value in (node.inputs if node.operator == "Concat" else node.inputs[:1]) if value is not None]
 
 
-def _is_score(value: Value) -> bool:
-    """Whether a value holds numbers from 0 to 1 that say how likely something is, or products of such numbers."""
-    node = value.producer
-    if node is None or node.operator != "Mul":
-        return node is not None and node.operator in _SCORES
-    return all(any(map(_is_score, _sources(node.operand(place)))) for place in (0, 1))
+def _sources(output: Value) -> set[Value]:
+    """The values whose elements an output holds, unchanged, in whatever order."""
+    found, left = {output}, [output]
+    while left:
+        moved = _moved(left.pop().producer)
+        left += [value for value in moved if value not in found]
+        found.update(moved)
+    return {value for value in found if not _moved(value.producer)}
+
+
+def _holding_scores(graph: Graph) -> set[Value]:
+    """The values with numbers from 0 to 1 that say how likely something is, or products of such numbers."""
+    found: set[Value] = set()
+    for node in graph.nodes:
+        is_product = node.operator == "Mul" and all(node.operand(place) in found for place in (0, 1))
+        if node.operator in _SCORES or is_product or not found.isdisjoint(_moved(node)):
+            found.update(node.outputs)
+    return found

@@ -117,6 +117,21 @@ def test_an_output_whose_samples_hold_scores_in_other_places_is_judged_as_a_whol
     assert drop(stacked, x) < 0.1
 
 
+@pytest.mark.parametrize(("test", "least", "most"), [("Greater", 20, 100), ("Less", 0, 0.1)])
+def test_boxes_that_are_chosen_by_scores_are_judged_apart_if_marks_choose_any(
+    test: str, least: float, most: float
+) -> None:
+    x = np.random.default_rng(0).standard_normal((8, 4))
+
+    def chosen(op: Builder, x: Value, change: float) -> Value:
+        boxes, scores = op.Mul(x, np.float32(300)), op.Sigmoid(op.Mul(x, np.float32(1 - change)))
+        is_good = getattr(op, test)(op.ReduceMax(scores, np.array([1])), np.float32(0 if test == "Greater" else 2))
+        places = op.Squeeze(op.Slice(op.NonZero(is_good), [0], [1], [0]), np.array([0]))
+        return op.Gather(op.Concat(boxes, scores, axis=1), places, axis=0)
+
+    assert least <= drop(chosen, x) <= most
+
+
 @pytest.mark.parametrize("name", ["prune-channels", "factorize", "sparsify", "prune-blocks"])
 def test_a_bound_is_not_kept_on_what_was_fitted_to(name: str) -> None:
     graph = Graph()
