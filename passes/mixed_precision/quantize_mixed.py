@@ -240,9 +240,10 @@ class _Mixing:
         if rows:
             low, high = _interval(round(choice.verdict.drop * rows / 100), rows)
             what += f" (95 % between {100 * low:.2g} and {100 * high:.2g} %)"
+        mixed, whole = (f"{round(it.drop, 3):.3g} %" for it in (choice.verdict, full))
         return (
-            f"{len(choice.layers)} of {len(self.layers)} layers in int8: {choice.verdict.drop:.3g} % {what}, and "
-            f"{full.drop:.3g} % with all of them; {self._options.max_drop:g} % was allowed"
+            f"{len(choice.layers)} of {len(self.layers)} layers in int8: {mixed} {what}, and {whole} with all of them; "
+            f"{self._options.max_drop:g} % was allowed"
         )
 
 
