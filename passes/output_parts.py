@@ -16,7 +16,7 @@ from .measures import LossKind, class_axis
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
 
-_SCORES = ("HardSigmoid", "Sigmoid", "Softmax")
+_SCORES = ("Sigmoid", "Softmax")
 _MARK = 2.0**15
 """What stands for a score while its places are looked for, and 0 for any other number."""
 _NUMBERS = LossKind.NUMBERS
