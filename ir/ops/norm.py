@@ -1,5 +1,7 @@
 """Normalizations. What they accumulate is kept in `stash_type`, float32 unless a model says otherwise."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -17,7 +19,20 @@ def _by_channel(x: Tensor, parameter: Tensor) -> Tensor:
     return parameter.reshape(-1, *(1,) * (x.ndim - 2))
 
 
-@operator("BatchNormalization")
+def _trained_batch_normalization(
+    x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, **settings: Any
+) -> Tensor | tuple[Tensor, ...]:
+    """Batch normalization by one kernel, forward and backward, where statistics are settings.
+
+    As products and sums it takes twice as long, and most of a step of a network of depthwise convolutions.
+    """
+    is_of_one_type = {it.dtype for it in (scale, bias, mean, variance)} == {x.dtype}
+    if settings.get("training_mode") or mean.requires_grad or variance.requires_grad or not is_of_one_type:
+        return batch_normalization(x, scale, bias, mean, variance, **settings)
+    return torch.nn.functional.batch_norm(x, mean, variance, scale, bias, eps=settings.get("epsilon", 1e-5))
+
+
+@operator("BatchNormalization", trainable=_trained_batch_normalization)
 def batch_normalization(
     x: Tensor,
     scale: Tensor,

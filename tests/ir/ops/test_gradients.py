@@ -53,6 +53,17 @@ def test_gradients_are_those_of_finite_differences(name: str) -> None:
     assert torch.autograd.gradcheck(lambda *inputs: function(*inputs, **attributes), arguments)
 
 
+@pytest.mark.parametrize("statistics_learn", [False, True])
+def test_a_batch_normalization_is_trained_as_it_runs(statistics_learn: bool) -> None:
+    kind = operators()["BatchNormalization"]
+    assert kind.trainable is not None
+    arguments = [*CASES["BatchNormalization"][0]]
+    if not statistics_learn:
+        arguments[3:] = [statistic.detach() for statistic in arguments[3:]]
+    assert torch.autograd.gradcheck(lambda *inputs: kind.trainable(*inputs, epsilon=0.01), arguments)
+    assert torch.allclose(kind.trainable(*arguments, epsilon=0.01), kind.function(*arguments, epsilon=0.01))
+
+
 def test_rounding_passes_the_gradient_straight_through_inside_the_range_only() -> None:
     quantize = operators()["QuantizeLinear"].trainable
     assert quantize is not None
