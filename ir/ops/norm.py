@@ -22,10 +22,7 @@ def _by_channel(x: Tensor, parameter: Tensor) -> Tensor:
 def _trained_batch_normalization(
     x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, **settings: Any
 ) -> Tensor | tuple[Tensor, ...]:
-    """Batch normalization by one kernel, forward and backward, where statistics are settings.
-
-    As products and sums it takes twice as long, and most of a step of a network of depthwise convolutions.
-    """
+    """Batch normalization by one kernel where statistics are settings: products and sums take twice as long."""
     is_of_one_type = {it.dtype for it in (scale, bias, mean, variance)} == {x.dtype}
     if settings.get("training_mode") or mean.requires_grad or variance.requires_grad or not is_of_one_type:
         return batch_normalization(x, scale, bias, mean, variance, **settings)
