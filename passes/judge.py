@@ -198,11 +198,8 @@ class Judge:
             UsageError: there are fewer than 20.
         """
         if 0 < self.rows < _FEWEST_ROWS:
-            raise UsageError(
-                f"{name} judges by held-out batches how much may go, and these have {self.rows} rows of classes, where "
-                f"it takes {_FEWEST_ROWS} at the least: give a few hundred samples, or say how much as in "
-                f"{name}{{{how_much}}}"
-            )
+            what = f"these have {self.rows} rows of classes, where it takes {_FEWEST_ROWS} at the least"
+            raise _too_few(name, what, how_much)
 
     def _metric(self, outputs: "Sequence[Mapping[str, Tensor]]") -> float:
         if self._labelled is None:
@@ -308,10 +305,14 @@ def require_held_out(name: str, how_much: str, context: PassContext) -> None:
         UsageError: there is a single batch of calibration data, so that nothing can be held out.
     """
     if len(context.calibration) == 1:
-        raise UsageError(
-            f"{name} judges by held-out batches how much may go, and there is a single batch of calibration data: give "
-            f"several, a few hundred samples in all, or say how much as in {name}{{{how_much}}}"
-        )
+        raise _too_few(name, "there is a single batch of calibration data", how_much)
+
+
+def _too_few(name: str, what: str, how_much: str) -> UsageError:
+    return UsageError(
+        f"{name} judges by held-out batches how much may go, and {what}: give a few hundred samples in several "
+        f"batches, or say how much as in {name}{{{how_much}}}"
+    )
 
 
 def divided(context: PassContext, enough: int | None = None) -> tuple[list[Feeds], list[Feeds], Labelled | None]:

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from ...ir.graph import Constant, Graph, Use
 from ...ir.numerics import FLUSHED, flushed, is_subnormal
 from ...ir.operators import has_trait
 from ...ir.traits import Trait
 from ..base import Effect, GraphwisePass, PassContext, PassResult
+
+_BLOCK = 1 << 18
+"""The weights that are looked at together, so that large ones need no second copy in memory."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,9 @@ def _is_slow(graph: Graph, constant: Constant) -> bool:
         return False
     if not all(map(_is_weight, constant.uses)):
         return False
-    slow = is_subnormal(constant.data)
-    return bool(np.any(slow) and np.any(constant.data[~slow]))
+    flat = constant.data.reshape(-1)
+    blocks = (flat[start : start + _BLOCK] for start in range(0, flat.size, _BLOCK))
+    return any(is_subnormal(block).any() for block in blocks) and bool(flushed(flat, flat.dtype).any())
 
 
 def _is_weight(use: Use) -> bool:

@@ -128,6 +128,7 @@ class _Student:
         from ...ir.ops.dtypes import to_torch
 
         wanted = {name: to_torch(array) for name, array in self._teacher.run(feeds).items()}
+        self._parts.learn(feeds, wanted)
         inputs = tuple(to_torch(np.asarray(feeds[name])) for name in self._inputs)
         found: tuple[torch.Tensor, ...] = functional_call(self._module, self._scales(), inputs)
         got = dict(zip(self._outputs, found, strict=True))

@@ -91,7 +91,6 @@ class Factorization(Pass):
                 f"{self.name}{{{goal}=...}} needs calibration data to find the layers that matter least to the "
                 f"outputs: give some, or {self.name}{{ratio=...}}, which takes as much from every layer"
             )
-
         if not (self.energy or self.rank or self.ratio or self.flops or self.parameters):
             require_held_out(self.name, "flops=0.3", context)
 

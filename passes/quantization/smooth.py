@@ -46,8 +46,10 @@ _LEFT_BY_GPTQ = 0.3
 """The share of the squared error of rounding weights that GPTQ leaves (MiniLM: 0.2 to 0.6)."""
 
 _ROWS = 64
-"""How many rows tell what grids of their own are like, and how many of them a batch gives at the most."""
+"""How many rows tell what grids of their own are like."""
+
 _ROWS_OF_BATCH = 4
+"""How many of these rows a batch gives at the most."""
 
 _LEAST = 1e-5
 """The least that a channel is taken to reach, relative to the widest."""
@@ -77,8 +79,8 @@ class _Channels:
     def update(self, batch: "Tensor") -> None:
         rows = batch.reshape(-1, batch.shape[-1]).double().numpy()
         if self.by_row:
-            sizes = np.sqrt(np.square(rows).mean(axis=1, keepdims=True))
-            rows = rows[sizes[:, 0] > 0] / sizes[sizes > 0][:, None]
+            sizes = np.sqrt(np.square(rows).mean(axis=1))
+            rows = rows[sizes > 0] / sizes[sizes > 0, None]
             chosen = np.linspace(0, len(rows) - 1, min(_ROWS_OF_BATCH, len(rows), _ROWS - len(self.some)))
             self.some += list(rows[chosen.astype(int)])
         if len(rows):

@@ -96,7 +96,7 @@ def test_classes_of_pixels_lie_along_the_axis_of_the_softmax(operator: str) -> N
 
 
 def test_rows_of_the_commonest_class_count_little_where_samples_have_several() -> None:
-    """Of eight places of a text seven are blank, and half of the eighths change their letter."""
+    """Seven of a text's eight places are blank, and the letter in the eighth changes in every other text."""
     x = np.zeros((64, 8, 3)) + np.array([9.0, 0, 0])
     x[:, 3] = np.array([0.0, 5, 4.9])
     x[::2, 3] = np.array([0.0, 5, 9])
