@@ -205,7 +205,7 @@ def recognition(work: Path) -> Subject:
     import planish
 
     data, metric, model = (example("ocr", module) for module in ("data", "metric", "model"))
-    batches, pool = list(data.lines(2, 1000, 10)), list(data.lines(1, 256, 4))
+    batches, pool = list(data.lines(2, 1000, 10)), list(data.lines(1, 2000, 4))
     written = [text.replace(" ", "") for _, texts in batches for text in texts]
     length = np.mean([len(text) for text in written])
 

@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 from annotated_types import Ge, Interval, Unit
@@ -35,7 +35,7 @@ from .gradual import GradualPruning
 from .integer_weights import Rounding, make_trainable
 from .learned_scales import ScalePlan, TrainedScale, learn_scales
 from .lessons import MOST_ON_DISK, ROWS, Lessons, Piece, divide
-from .trainer import Trainer, is_weight
+from .trainer import Precision, Trainer, is_weight
 
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
@@ -44,8 +44,10 @@ _STEPS = 600
 """Steps of training, unless epochs are given or they would take too long."""
 _TRIAL, _SHORT_TRIAL = 12, (6, 20)
 """A rate is tried for one step in the first number, or for one in the second, up to the third, if that is more."""
-_OPERATIONS = 2e13
+_OPERATIONS = 4e13
 """The operations that training takes at most, unless epochs are given: minutes of a processor core."""
+_ELEMENT = 100
+"""How many operations of a layer take torch as long as it takes to write an element of a tensor."""
 _RUNS = 3
 """The cost of a step, in runs of the student: one forward, and two for the backward pass."""
 _SLOWER = 5
@@ -96,6 +98,8 @@ class Training(Pass):
             is what is judged and kept. 0 for none.
         patience: how many twelfths of the training in a row may bring nothing better; one more ends it. 0 for any
             number.
+        precision: the type that layers multiply in while they learn; weights, sums and what is judged stay in float32.
+            `auto` takes bfloat16 where the processor multiplies in it.
         sparsity: the share of each layer's weights that becomes zero while training goes on, the smallest first (Zhu
             and Gupta, "To Prune, or Not to Prune", 2017); 0 for none.
         pattern: the pattern of these zeros, as `sparsify` takes it; such as `2:4` fixes the sparsity.
@@ -110,6 +114,7 @@ class Training(Pass):
     clip: Annotated[float, Ge(0)] = 0.0
     average: Annotated[float, Interval(ge=0, lt=1)] = 0.0
     patience: Annotated[int, Ge(0)] = 0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     sparsity: Annotated[float, Interval(ge=0, lt=1), Unit("1")] = 0.0
     pattern: str = "4x16"
 
@@ -146,7 +151,14 @@ class Training(Pass):
         rows, steps = _plan(student, task.teacher, pieces, self.accumulate)
         pruning, dense = self._pruning(graph, student, context)
         trainer = Trainer(
-            student, weights, task.compare, clip=self.clip, average=self.average, pruned=pruned, pruning=pruning
+            student,
+            weights,
+            task.compare,
+            clip=self.clip,
+            average=self.average,
+            pruned=pruned,
+            pruning=pruning,
+            precision=_fast_precision() if self.precision == "auto" else self.precision,
         )
         with workspace() as folder:
             lessons = Lessons(task.answer, student, pieces, Storage(folder, MOST_ON_DISK))
@@ -236,6 +248,14 @@ class Training(Pass):
         )
 
 
+def _fast_precision() -> Precision:
+    """The type that this machine multiplies fastest in."""
+    import torch
+
+    can = torch.cpu.get_capabilities()
+    return "bfloat16" if can.get("avx512_bf16") or can.get("amx_bf16") else "float32"
+
+
 def _lost(verdict: Verdict) -> str:
     """What the judge counts, in words."""
     return f"{-verdict.drop:.3g} % gained" if verdict.drop < 0 else f"{verdict.drop:z.3g} % lost"
@@ -288,7 +308,9 @@ def _work(graph: Graph, piece: Piece) -> float:
     """The cost of a sample in a graph, in operations of layers that torch is fast at."""
     sizes = sizes_in(graph, piece.feeds)
     slow = sum(flops(node, sizes) for node in graph.nodes if _is_depthwise(node))
-    return max(summarize(graph, sizes).flops + (_SLOWER - 1) * slow, 1) / piece.rows
+    types = (value.type for node in graph.nodes for value in node.outputs)
+    written = sum(elements(it, sizes) for it in types if it.is_ranked and it.dtype.is_float)
+    return max(summarize(graph, sizes).flops + (_SLOWER - 1) * slow + _ELEMENT * written, 1) / piece.rows
 
 
 def _rows(graph: Graph, piece: Piece) -> float:

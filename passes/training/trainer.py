@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from math import floor, isfinite, log2
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
 
     Outputs: TypeAlias = Mapping[str, Tensor]
+
+Precision: TypeAlias = Literal["float32", "bfloat16"]
 
 _SETTINGS = {
     "BatchNormalization": (3, 4),  # statistics: a variance must not fall below zero
@@ -55,6 +57,7 @@ class Trainer:
             is one, it is what outputs are computed with, copied and written.
         pruned: the weights whose zeros stay zero.
         pruning: makes more weights zero, whose zeros stay as well.
+        precision: the type that layers multiply in while they learn; outputs that are judged are those of float32.
     """
 
     def __init__(
@@ -67,13 +70,16 @@ class Trainer:
         average: float = 0.0,
         pruned: Collection[Constant] = (),
         pruning: GradualPruning | None = None,
+        precision: Precision = "float32",
     ) -> None:
+        import torch
+
         from ...ir.module import to_module
 
         self._student = student
         self._compare = compare
         self._clip, self._share = clip, average
-        self._module = to_module(student, training=True)
+        self._module = self._learning = to_module(student, training=True)
         self._module.requires_grad_(False)
         chosen = set(weights)
         self._weights = [
@@ -81,6 +87,10 @@ class Trainer:
             for index, constant in enumerate(student.constants.values())
             if constant in chosen
         ]
+        if precision == "bfloat16":
+            self._learning = to_module(student, training=True, products=torch.bfloat16)
+            for name, parameter in self._module.named_parameters():
+                self._learning.register_parameter(name, parameter)
         self._sizes = [_size(weight) for weight in self._weights]
         self._pruning = pruning
         sparse = {} if pruning is None else pruning.layers
@@ -157,7 +167,7 @@ class Trainer:
         self._optimizer.zero_grad()
         total = 0.0
         for batch in batches:
-            outputs = dict(zip(self._student.outputs, self._module(*batch.inputs), strict=True))
+            outputs = dict(zip(self._student.outputs, self._learning(*batch.inputs), strict=True))
             loss = self._compare(outputs, batch.wanted) * (batch.rows / rows)
             if not loss.requires_grad:
                 raise ModelError("no gradient reaches the weights from the outputs that are compared")

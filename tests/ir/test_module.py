@@ -1,6 +1,7 @@
 """A graph as a torch module: it computes what the interpreter computes, and what it learns goes back into the graph."""
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -179,3 +180,34 @@ def test_rounding_passes_gradients_straight_through_while_training(dtype: DType)
     assert gradient is not None
     torch.testing.assert_close(gradient, x)
     np.testing.assert_allclose(module(x)[0].detach(), to_module(graph)(x)[0])
+
+
+def network() -> tuple[Graph, dict[str, np.ndarray]]:
+    """A graph with a depthwise convolution, another one, and a matrix of weights; and inputs."""
+    generator = np.random.default_rng(0)
+    normal = partial(generator.standard_normal, dtype=np.float32)
+    graph = Graph()
+    op = Builder(graph)
+    x = graph.add_input("x", TensorType(DType.float32, ("batch", 8, 6, 6)))
+    graph.outputs["depthwise"] = op.Conv(x, normal((8, 1, 3, 3)), normal(8), group=8)
+    graph.outputs["dense"] = op.Relu(op.Conv(x, normal((4, 8, 3, 3)), normal(4)))
+    graph.outputs["rows"] = op.Gemm(op.Flatten(x), normal((288, 5)), normal(5))
+    graph.outputs["halves"] = op.MatMul(op.Cast(x, to=DType.float64), normal((6, 2)).astype(np.float64))
+    return graph, {"x": normal((3, 8, 6, 6))}
+
+
+def test_long_sums_are_of_products_in_the_type_that_is_asked_for() -> None:
+    graph, fed = network()
+    inputs = [torch.from_numpy(array) for array in fed.values()]
+    exact = to_module(graph, training=True)(*inputs)
+    module = to_module(graph, training=True, products=torch.bfloat16)
+    found = module(*inputs)
+
+    for name, one, rounded in zip(graph.outputs, exact, found, strict=True):
+        assert rounded.dtype == one.dtype
+        assert torch.equal(one, rounded) == (name in {"depthwise", "halves"})  # short sums, and another type
+        torch.testing.assert_close(rounded, one, rtol=0.02, atol=0.02 * float(one.detach().abs().max()))
+    sum(output.sum() for output in found).backward()
+    assert all(
+        parameter.grad is not None and parameter.grad.dtype == parameter.dtype for parameter in module.parameters()
+    )

@@ -101,3 +101,26 @@ def test_masks_numbers_and_what_is_quantized_are_no_weights() -> None:
 
     assert is_weight(graph.constants["weight"])
     assert not any(is_weight(constant) for constant in (mask, number, integers, floats))
+
+
+def test_weights_that_learn_in_bfloat16_are_judged_in_float32() -> None:
+    generator = np.random.default_rng(0)
+    graph = Graph()
+    op = Builder(graph)
+    x = graph.add_input("x", TensorType(DType.float32, ("batch", 64)))
+    weight = op.constant(generator.standard_normal((64, 2)).astype(np.float32), "weight")
+    graph.outputs["y"] = op.MatMul(x, weight)
+    inputs = torch.from_numpy(generator.standard_normal((32, 64)).astype(np.float32))
+    batch = TrainingBatch((inputs,), {"y": torch.ones(32, 2)}, 32)
+    trainer = Trainer(graph, [weight], squared, precision="bfloat16")
+
+    loss = float(squared(trainer.outputs(batch), batch.wanted))
+    losses = [trainer.step([batch], 32, 0.02) for _ in range(50)]
+
+    assert losses[0] != loss
+    np.testing.assert_allclose(losses[0], loss, rtol=0.02)
+    assert float(squared(trainer.outputs(batch), batch.wanted)) < 0.2 * loss
+    trainer.finish()
+    (learnt,) = trainer.weights()
+    np.testing.assert_array_equal(weight.data, learnt)
+    assert (weight.data != torch.from_numpy(weight.data).bfloat16().float().numpy()).any()  # weights aren't rounded
