@@ -295,7 +295,8 @@ def _plan(student: Graph, teacher: Graph | None, pieces: Sequence[Piece], accumu
     answer = 0.0 if teacher is None else _work(teacher, first)
     affordable = max(_OPERATIONS / (run + answer), (_OPERATIONS - count * answer) / run)  # each is answered once
     rows = int(min(ROWS, max(affordable / _STEPS, _FEWEST / _rows(student, first), 1), max(count // 4, 1)))
-    return rows, int(min(_STEPS, max(affordable / (rows * accumulate), 1)))
+    taken = -(-rows // first.rows) * first.rows  # a batch has whole pieces
+    return rows, int(min(_STEPS, max(affordable / (taken * accumulate), 1)))
 
 
 def _trial(steps: int) -> int:

@@ -18,6 +18,7 @@ from planish.ir.verify import verify
 from planish.passes.base import Feeds, Labelled, PassContext
 from planish.passes.distillation.distill import Distillation
 from planish.passes.probes import run_graph
+from planish.passes.training import train
 from planish.passes.training.climb import RATES
 from planish.targets.load import load_target
 
@@ -377,3 +378,16 @@ def test_a_student_that_knows_something_learns_at_a_higher_temperature(disturban
 
     assert np.array_equal(found[0]["head"], found[1]["head"])
     assert not np.array_equal(found[0]["head"], found[2]["head"])
+
+
+def test_costly_models_learn_from_as_many_samples_however_they_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = teacher()
+    monkeypatch.setattr(train, "_OPERATIONS", 4e8)  # some 1,600 samples of this model
+    seen = list[int]()
+    for size in (4, 32):
+        data = batches(320 // size, size)
+        result = Distillation(lr=1e-2).run(disturbed(source, "conv"), context(source, data))
+        seen.append(max(size, 8) * int(re.findall(r"(\d+) steps", result.notes[0])[0]))  # a step has 8 samples at least
+
+    assert seen[0] < 600 * 8
+    np.testing.assert_allclose(*seen, rtol=0.03)
