@@ -36,6 +36,9 @@ _BOUNDS = 12
 _LEFT = 0.5
 """The share of the predicted squared error that may be left: the division takes time where no other node absorbs it."""
 
+_LEFT_BY_ROW = 0.8
+"""The same where each row has a grid of its own: few divisions halve its error, but many small gains add up."""
+
 _SHARE = 64
 """One in as many channels may be repeated, if the channels come from a product."""
 
@@ -45,11 +48,8 @@ _LANES = 16
 _LEFT_BY_GPTQ = 0.3
 """The share of the squared error of rounding weights that GPTQ leaves (MiniLM: 0.2 to 0.6)."""
 
-_ROWS = 64
+_ROWS = 128
 """How many rows tell what grids of their own are like."""
-
-_ROWS_OF_BATCH = 4
-"""How many of these rows a batch gives at the most."""
 
 _LEAST = 1e-5
 """The least that a channel is taken to reach, relative to the widest."""
@@ -66,7 +66,8 @@ class _Channels:
         high: the largest of each channel, float[K].
         squares: the sum of squares of each channel over rows, float[K].
         rows: how many rows were seen.
-        some: rows to try grids of their own on, float[K] each.
+        drawn: rows to try grids of their own on, float32[rows drawn, K].
+        lots: the random numbers by which these rows were drawn, the least of all rows' numbers.
     """
 
     by_row: bool = False
@@ -74,22 +75,34 @@ class _Channels:
     high: np.ndarray | float = 0.0
     squares: np.ndarray | float = 0.0
     rows: int = 0
-    some: list[np.ndarray] = field(default_factory=list[np.ndarray])
+    drawn: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    lots: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def update(self, batch: "Tensor") -> None:
         rows = batch.reshape(-1, batch.shape[-1]).double().numpy()
         if self.by_row:
             sizes = np.sqrt(np.square(rows).mean(axis=1))
             rows = rows[sizes > 0] / sizes[sizes > 0, None]
-            chosen = np.linspace(0, len(rows) - 1, min(_ROWS_OF_BATCH, len(rows), _ROWS - len(self.some)))
-            self.some += list(rows[chosen.astype(int)])
+            self._draw(rows)
         if len(rows):
             self.low, self.high = np.minimum(self.low, rows.min(0)), np.maximum(self.high, rows.max(0))
             self.squares, self.rows = self.squares + np.square(rows).sum(0), self.rows + len(rows)
 
+    def _draw(self, rows: np.ndarray) -> None:
+        """Draw anew from all rows so far, each as likely as any other.
+
+        The first and last tokens of texts reach further than others. At set places of a batch, they count too much.
+        """
+        held = len(self.lots)
+        lots = np.concatenate([self.lots, np.random.default_rng(self.rows).random(len(rows))])
+        kept = np.sort(np.argsort(lots)[:_ROWS])
+        old, new = kept[kept < held], kept[kept >= held] - held
+        before = self.drawn.reshape(held, rows.shape[1])[old]
+        self.drawn, self.lots = np.concatenate([before, rows[new].astype(np.float32)]), lots[kept]
+
     def square_step(self, scale: np.ndarray) -> float:
         """The square of the step of the grid for channels that are divided, or its mean over rows."""
-        low, high = (np.array(self.some),) * 2 if self.by_row else (self.low, self.high)
+        low, high = (self.drawn, self.drawn) if self.by_row else (self.low, self.high)
         steps = ((high / scale).max(axis=-1) - (low / scale).min(axis=-1)) / 255
         return float(np.square(steps).mean())
 
@@ -128,7 +141,7 @@ class Smoothed:
 
 
 class Smoothing:
-    """Smooths what MatMul and Gemm layers read, where that is predicted to halve the error at least.
+    """Smooths what MatMul and Gemm layers read, where that is predicted to lower the error enough.
 
     Args:
         graph: the graph in float.
@@ -219,7 +232,7 @@ def _best(channels: _Channels, weight: np.ndarray, weight_share: float, more: in
     errors = [_error(channels, weight, division, weight_share) for division in tried]
     best = int(np.argmin(errors))
     whole = _error(channels, weight, _Division(once, once), weight_share)
-    return tried[best] if errors[best] <= _LEFT * whole else None
+    return tried[best] if errors[best] <= (_LEFT_BY_ROW if channels.by_row else _LEFT) * whole else None
 
 
 def _copies(rows: np.ndarray, more: int) -> np.ndarray:

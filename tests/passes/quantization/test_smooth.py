@@ -65,6 +65,21 @@ def test_a_row_with_a_grid_of_its_own_does_not_make_others_coarse(wide_rows: int
     assert tuple(smoothed(graph, feeds, by_row=by_row)[1] for by_row in (False, True)) == counts
 
 
+@pytest.mark.parametrize("batch", [64, 128, 2048])
+@pytest.mark.parametrize(("every", "count"), [(64, 0), (16, 1)])
+def test_wide_rows_count_by_their_share_wherever_they_are_in_batches(batch: int, every: int, count: int):
+    """The first tokens of texts of 64 may be the only wide ones; their channel's weights are small."""
+    random = np.random.default_rng(0)
+    weight, rows = (random.standard_normal(shape, np.float32) for shape in ((256, 64), (2048, 256)))
+    weight[5] *= 0.003
+    rows[::every, 5] *= 300
+    graph = Graph()
+    op = Builder(graph)
+    graph.outputs["y"] = op.MatMul(graph.add_input("x", TensorType(DType.float32, ("batch", 256))), weight)
+    feeds = [{"x": rows[start : start + batch]} for start in range(0, 2048, batch)]
+    assert smoothed(graph, feeds, by_row=True)[1] == count
+
+
 def test_a_normalization_absorbs_the_division():
     source, feeds = normalized(residual=False), [{"x": array(4, 6, 32)}]
     graph, count = smoothed(source, feeds)
