@@ -22,10 +22,12 @@ _PARTS = 12
 """Into how many parts training is divided, each of them judged."""
 _WARM_UP = 0.05
 """The share of the steps in which the rate rises."""
-_ABOUT = 0.05
+_ABOUT = 0.15
 """Losses that differ by less, as a share of their size, are about the same."""
 _DIVERGED = 3.0
 """How far the loss may rise, as a share of its size at first: training that goes beyond won't come back by itself."""
+_HOPELESS = 9.0
+"""How far the loss may rise in a trial of a rate, as a share of its size at first, before the trial ends."""
 _LOST = Verdict(math.inf, math.inf)
 
 _Draw: TypeAlias = Sequence[Sequence[int]]
@@ -104,6 +106,11 @@ class Climb:
         self.first = self.best = self._verdict()
         if not math.isfinite(self.first.loss):
             raise ModelError("the loss is no number before the first step: look at the model's outputs and the data")
+
+    @property
+    def legs(self) -> int:
+        """How many rates were tried, and parts of the training walked."""
+        return len(self._state.verdicts)
 
     @property
     def losses(self) -> Sequence[float]:
@@ -193,6 +200,8 @@ class Climb:
             if not math.isfinite(loss):
                 return _LOST
             self._state.losses.append(loss)
+            if len(part) == steps and self._is_hopeless(done):
+                return Verdict(math.inf, loss)
             if self._checkpoint.is_due:
                 self._state.steps = done + 1
                 best = {f"best.{place}": weight for place, weight in enumerate(self._best_weights)}
@@ -200,6 +209,11 @@ class Climb:
                 self._checkpoint.write(self._state)
             self._tell(loss, self.best, self._done + done + 1, self._total)
         return self._verdict()
+
+    def _is_hopeless(self, done: int) -> bool:
+        """Whether the loss has risen so far since a leg's first step that the other steps wouldn't bring it back."""
+        start = max(self._state.losses[-1 - done], self.first.loss)
+        return self._pruning is None and self._state.losses[-1] > _risen(start, _HOPELESS)
 
     def _resume(self) -> int:
         """Take up the state that was kept, and return how many steps of its leg are done."""

@@ -30,7 +30,7 @@ from ..sparsity.patterns import Pattern, zeros_of
 from ..storage import Storage
 from .block_weights import Unpacked, unpack_blocks
 from .checkpoint import Checkpoint
-from .climb import RATES, Climb, Weigher
+from .climb import Climb, Weigher
 from .gradual import GradualPruning
 from .integer_weights import Rounding, make_trainable
 from .learned_scales import ScalePlan, TrainedScale, learn_scales
@@ -42,7 +42,7 @@ if TYPE_CHECKING:  # listing the passes must not import torch
 
 _STEPS = 600
 """Steps of training, unless epochs are given or they would take too long."""
-_TRIAL, _SHORT_TRIAL = 12, (6, 20)
+_TRIAL, _SHORT_TRIAL = 12, (6, 50)
 """A rate is tried for one step in the first number, or for one in the second, up to the third, if that is more."""
 _OPERATIONS = 4e13
 """The operations that training takes at most, unless epochs are given: minutes of a processor core."""
@@ -237,7 +237,7 @@ class Training(Pass):
         if rate:
             climb.climb(rate, steps, self.patience)
         first, best = climb.first, climb.best
-        if best is first and climb.lost >= (1 if self.lr else len(RATES)):
+        if best is first and climb.lost >= (1 if self.lr else climb.legs):
             remedy = (
                 f"with lr={self.lr:g}; lower or omit it" if self.lr else "at any rate; look at the data and the loss"
             )

@@ -1,6 +1,7 @@
 """Distillation: the student comes back to its teacher, never ends worse, and changes nothing but weights."""
 
 import dataclasses
+import math
 import re
 from typing import Any
 
@@ -18,7 +19,7 @@ from planish.ir.verify import verify
 from planish.passes.base import Feeds, Labelled, PassContext
 from planish.passes.distillation.distill import Distillation
 from planish.passes.probes import run_graph
-from planish.passes.training import train
+from planish.passes.training import climb, train
 from planish.passes.training.climb import RATES
 from planish.targets.load import load_target
 
@@ -391,3 +392,16 @@ def test_costly_models_learn_from_as_many_samples_however_they_are_divided(monke
 
     assert seen[0] < 600 * 8
     np.testing.assert_allclose(*seen, rtol=0.03)
+
+
+def test_a_rate_that_makes_the_loss_many_times_as_large_is_given_up_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, told = teacher(), dict[float, int]()
+    for rise in (0.5, math.inf):
+        monkeypatch.setattr(climb, "_HOPELESS", rise)
+        steps: list[object] = []
+        progress = context(source, progress=lambda *now, steps=steps: steps.append(now))
+        result = Distillation(epochs=20, loss="mse").run(disturbed(source, "conv", "head"), progress)
+        told[rise] = len(steps)
+        assert "rate 0.01, 100 steps" in result.notes[0] or "rate 0.03, 100 steps" in result.notes[0]
+
+    assert told[0.5] < told[math.inf]
