@@ -90,10 +90,15 @@ def update_constants(graph: Graph, module: fx.GraphModule) -> int:
 
 
 def _is_deep(node: Node) -> bool:
-    """Whether a node's output in float32 sums many products, of which a type with fast products makes it faster."""
+    """Whether a node's output in float32 sums many products, of which a type with fast products makes it faster.
+
+    Factors on a grid stay as they are, which the model that is deployed computes with.
+    """
     if not has_trait(node.operator, Trait.CONTRACTING) or node.outputs[0].dtype is not DType.float32:
         return False
-    second = node.operand(1)
+    first, second = node.operand(0), node.operand(1)
+    if any(it.producer is not None and it.producer.operator == "DequantizeLinear" for it in (first, second)):
+        return False
     return "Conv" not in node.operator or (isinstance(second, Constant) and second.data.shape[1] >= _DEPTH)
 
 

@@ -192,6 +192,8 @@ def network() -> tuple[Graph, dict[str, np.ndarray]]:
     graph.outputs["depthwise"] = op.Conv(x, normal((8, 1, 3, 3)), normal(8), group=8)
     graph.outputs["dense"] = op.Relu(op.Conv(x, normal((4, 8, 3, 3)), normal(4)))
     graph.outputs["rows"] = op.Gemm(op.Flatten(x), normal((288, 5)), normal(5))
+    grid = op.DequantizeLinear(op.QuantizeLinear(x, np.float32(0.01)), np.float32(0.01))
+    graph.outputs["grid"] = op.MatMul(grid, normal((6, 4)))
     graph.outputs["halves"] = op.MatMul(op.Cast(x, to=DType.float64), normal((6, 2)).astype(np.float64))
     return graph, {"x": normal((3, 8, 6, 6))}
 
@@ -205,7 +207,9 @@ def test_long_sums_are_of_products_in_the_type_that_is_asked_for() -> None:
 
     for name, one, rounded in zip(graph.outputs, exact, found, strict=True):
         assert rounded.dtype == one.dtype
-        assert torch.equal(one, rounded) == (name in {"depthwise", "halves"})  # short sums, and another type
+        assert torch.equal(one, rounded) == (
+            name in {"depthwise", "grid", "halves"}
+        )  # short sums, integers, and another type
         torch.testing.assert_close(rounded, one, rtol=0.02, atol=0.02 * float(one.detach().abs().max()))
     sum(output.sum() for output in found).backward()
     assert all(
