@@ -108,11 +108,6 @@ class Climb:
             raise ModelError("the loss is no number before the first step: look at the model's outputs and the data")
 
     @property
-    def legs(self) -> int:
-        """How many rates were tried, and parts of the training walked."""
-        return len(self._state.verdicts)
-
-    @property
     def losses(self) -> Sequence[float]:
         """The loss of each step, without those in which rates were tried."""
         return self._state.losses

@@ -30,7 +30,7 @@ from ..sparsity.patterns import Pattern, zeros_of
 from ..storage import Storage
 from .block_weights import Unpacked, unpack_blocks
 from .checkpoint import Checkpoint
-from .climb import Climb, Weigher
+from .climb import RATES, Climb, Weigher
 from .gradual import GradualPruning
 from .integer_weights import Rounding, make_trainable
 from .learned_scales import ScalePlan, TrainedScale, learn_scales
@@ -237,7 +237,7 @@ class Training(Pass):
         if rate:
             climb.climb(rate, steps, self.patience)
         first, best = climb.first, climb.best
-        if best is first and climb.lost >= (1 if self.lr else climb.legs):
+        if best is first and climb.lost >= (1 if self.lr else len(RATES)):
             remedy = (
                 f"with lr={self.lr:g}; lower or omit it" if self.lr else "at any rate; look at the data and the loss"
             )

@@ -183,7 +183,7 @@ def test_rounding_passes_gradients_straight_through_while_training(dtype: DType)
 
 
 def network() -> tuple[Graph, dict[str, np.ndarray]]:
-    """A graph with a depthwise convolution, another one, and a matrix of weights; and inputs."""
+    """A graph of layers that sum few and many products, of numbers on a grid, and of float64; and inputs."""
     generator = np.random.default_rng(0)
     normal = partial(generator.standard_normal, dtype=np.float32)
     graph = Graph()
@@ -207,11 +207,8 @@ def test_long_sums_are_of_products_in_the_type_that_is_asked_for() -> None:
 
     for name, one, rounded in zip(graph.outputs, exact, found, strict=True):
         assert rounded.dtype == one.dtype
-        assert torch.equal(one, rounded) == (
-            name in {"depthwise", "grid", "halves"}
-        )  # short sums, integers, and another type
+        is_left = name in {"depthwise", "grid", "halves"}  # a short sum, a grid, and another type
+        assert torch.equal(one, rounded) == is_left
         torch.testing.assert_close(rounded, one, rtol=0.02, atol=0.02 * float(one.detach().abs().max()))
     sum(output.sum() for output in found).backward()
-    assert all(
-        parameter.grad is not None and parameter.grad.dtype == parameter.dtype for parameter in module.parameters()
-    )
+    assert all(it.grad is not None and it.grad.dtype == it.dtype for it in module.parameters())
