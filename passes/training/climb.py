@@ -22,7 +22,7 @@ _PARTS = 12
 """Into how many parts training is divided, each of them judged."""
 _WARM_UP = 0.05
 """The share of the steps in which the rate rises."""
-_ABOUT = 0.15
+_ABOUT = 0.05
 """Losses that differ by less, as a share of their size, are about the same."""
 _DIVERGED = 3.0
 """How far the loss may rise, as a share of its size at first: training that goes beyond won't come back by itself."""
@@ -115,9 +115,10 @@ class Climb:
     def find_rate(self, steps: int, more: int) -> float:
         """The rate at which some steps lead to the least loss; 0 if no rate lowers the loss.
 
-        Large rates are tried first, and smaller ones as long as they do better. Of rates that do about as well as
-        the best, the largest is taken: more steps make up for its size. Weights become zero in each trial as in the
-        whole training.
+        Large rates are tried first, and smaller ones as long as they do better. A trial is too short to make up for
+        what a large rate breaks at first, as the whole training does. So of rates that do about as well as the best,
+        the largest is found, and the next larger one is taken unless it led far away. Weights become zero in each trial
+        as in the whole training.
 
         Args:
             steps: the number of steps that each rate is tried for.
@@ -125,19 +126,21 @@ class Climb:
         """
         self._total = steps * len(RATES) + more
         drawn = self._drawn(steps)
-        losses = dict[float, float]()
+        losses = list[float]()
         for rate in RATES:
             self._trainer.restore(self._start)  # each rate starts from there
             verdict = self._run(drawn, rate, range(steps), steps)
             self._keep(verdict)
-            if verdict.loss < min(self.first.loss, *losses.values(), math.inf):
-                losses[rate] = verdict.loss
-            elif losses:
+            losses.append(verdict.loss)
+            if min(losses[:-1], default=math.inf) < min(verdict.loss, self.first.loss):
                 break
         self._trainer.restore(self._best_weights)
         self._done = steps * len(RATES)
-        most = _risen(min(losses.values(), default=0.0), _ABOUT)
-        return max((rate for rate, loss in losses.items() if loss <= most), default=0.0)
+        if min(losses) >= self.first.loss:
+            return 0.0
+        found = next(place for place, loss in enumerate(losses) if loss <= _risen(min(losses), _ABOUT))
+        larger = max(found - 1, 0)
+        return RATES[larger if losses[larger] <= _risen(self.first.loss, _DIVERGED) else found]
 
     def climb(self, rate: float, steps: int, patience: int = 0) -> None:
         """Train from the best weights; after a part that led far away, go back to the best ones with half the rate.
@@ -222,7 +225,8 @@ class Climb:
 
     def _verdict(self) -> Verdict:
         batches = [self._lessons.batches([place])[0] for place in self._held_out]
-        return self._judge.weigh([self._trainer.outputs(batch) for batch in batches])
+        verdict = self._judge.weigh([self._trainer.outputs(batch) for batch in batches])
+        return _LOST if math.isnan(verdict.loss) else verdict
 
     def _keep(self, verdict: Verdict) -> bool:
         """Keep the weights if their loss is lower, and their drop is no larger than chance explains."""

@@ -40,10 +40,12 @@ from .trainer import Precision, Trainer, is_weight
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
 
-_STEPS = 600
-"""Steps of training, unless epochs are given or they would take too long."""
-_TRIAL, _SHORT_TRIAL = 12, (6, 50)
-"""A rate is tried for one step in the first number, or for one in the second, up to the third, if that is more."""
+_STEPS, _MOST_STEPS = 600, 2400
+"""How many steps training takes, unless epochs are given or they would take too long; more are for many samples."""
+_EPOCHS = 40
+"""How many times training with more than the fewest steps goes through the samples."""
+_TRIAL, _LONGEST_TRIAL = 6, 50
+"""A rate is tried for one step in the first number, up to the second."""
 _OPERATIONS = 4e13
 """The operations that training takes at most, unless epochs are given: minutes of a processor core."""
 _ELEMENT = 100
@@ -86,13 +88,14 @@ class Training(Pass):
     """A pass that trains weights.
 
     Attributes:
-        epochs: how many times the calibration data are gone through; 0 takes 600 steps of 32 samples, however many data
-            there are, or fewer and smaller steps where the model's operations would take long.
+        epochs: how many times the calibration data are gone through; 0 goes through them 40 times, but takes 600 steps
+            of 32 samples at least and 2400 at most, or fewer and smaller steps where the model's operations would take
+            long.
         accumulate: how many batches a step takes, whose gradients are averaged; more make larger steps in the memory
             that one batch takes.
         lr: how far a step may move a weight, as a share of its root mean square; it is warmed up, and falls to zero
-            along a cosine. 0 tries several rates for a few steps, and takes the one that lowers the loss most on what
-            is held out.
+            along a cosine. 0 tries several rates for a few steps, and takes the next larger one than that which lowers
+            the loss most on what is held out.
         clip: the most that the norm of all gradients together may be; 0 for no bound.
         average: the share of itself that a moving average of the weights keeps at each step, such as 0.99; the average
             is what is judged and kept. 0 for none.
@@ -233,7 +236,7 @@ class Training(Pass):
         Raises:
             CheckError: the loss was no number, and nothing better was found.
         """
-        rate = self.lr or climb.find_rate(_trial(steps), steps)
+        rate = self.lr or climb.find_rate(max(min(steps // _TRIAL, _LONGEST_TRIAL), 1), steps)
         if rate:
             climb.climb(rate, steps, self.patience)
         first, best = climb.first, climb.best
@@ -295,14 +298,9 @@ def _plan(student: Graph, teacher: Graph | None, pieces: Sequence[Piece], accumu
     answer = 0.0 if teacher is None else _work(teacher, first)
     affordable = max(_OPERATIONS / (run + answer), (_OPERATIONS - count * answer) / run)  # each is answered once
     rows = int(min(ROWS, max(affordable / _STEPS, _FEWEST / _rows(student, first), 1), max(count // 4, 1)))
-    taken = -(-rows // first.rows) * first.rows  # a batch has whole pieces
-    return rows, int(min(_STEPS, max(affordable / (taken * accumulate), 1)))
-
-
-def _trial(steps: int) -> int:
-    """How many steps a rate is tried for."""
-    share, most = _SHORT_TRIAL
-    return max(steps // _TRIAL, min(steps // share, most), 1)
+    taken = -(-rows // first.rows) * first.rows * accumulate  # a batch has whole pieces
+    wanted = min(max(_EPOCHS * count / taken, _STEPS), _MOST_STEPS)
+    return rows, int(min(wanted, max(affordable / taken, 1)))
 
 
 def _work(graph: Graph, piece: Piece) -> float:
