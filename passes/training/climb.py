@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from statistics import median
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
@@ -28,6 +29,8 @@ _DIVERGED = 3.0
 """How far the loss may rise, as a share of its size at first: training that goes beyond won't come back by itself."""
 _HOPELESS = 9.0
 """How far the loss may rise in a trial of a rate, as a share of its size at first, before the trial ends."""
+_RECENT = 5
+"""The steps whose median is the loss that has risen: single batches may have a hundred times the loss of others."""
 _LOST = Verdict(math.inf, math.inf)
 
 _Draw: TypeAlias = Sequence[Sequence[int]]
@@ -210,8 +213,10 @@ class Climb:
 
     def _is_hopeless(self, done: int) -> bool:
         """Whether the loss has risen so far since a leg's first step that the other steps wouldn't bring it back."""
+        if self._pruning is not None or done < _RECENT:
+            return False
         start = max(self._state.losses[-1 - done], self.first.loss)
-        return self._pruning is None and self._state.losses[-1] > _risen(start, _HOPELESS)
+        return median(self._state.losses[-_RECENT:]) > _risen(start, _HOPELESS)
 
     def _resume(self) -> int:
         """Take up the state that was kept, and return how many steps of its leg are done."""

@@ -104,6 +104,35 @@ def test_the_rate_is_found() -> None:
     assert np.mean(result.curve[-10:]) < 0.5 * result.curve[0]
 
 
+def test_a_larger_rate_than_the_best_of_the_trials_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials are too short to make up for what a large rate breaks at first."""
+    source, losses, run = teacher(), dict[float, float](), climb.Climb._run
+
+    def recorded(self: climb.Climb, drawn: list[object], rate: float, part: list[int], steps: int) -> object:
+        verdict = run(self, drawn, rate, part, steps)
+        losses.setdefault(rate, verdict.loss)
+        return verdict
+
+    monkeypatch.setattr(climb.Climb, "_run", recorded)
+    result = Distillation(epochs=20, loss="mse").run(disturbed(source, "conv", "head"), context(source))
+
+    taken = float(re.search(r"rate ([\d.e-]+)", result.notes[0])[1])
+    assert taken > min(losses, key=losses.__getitem__)
+    assert losses[taken] > 1.05 * min(losses.values())
+
+
+def test_many_samples_have_more_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "_STEPS", 8)
+    monkeypatch.setattr(train, "_MOST_STEPS", 20)
+    monkeypatch.setattr(train, "_EPOCHS", 2)
+    source, steps = teacher(), list[int]()
+    for count in (64, 160, 640):
+        result = Distillation(lr=1e-2).run(disturbed(source, "conv"), context(source, batches(count // 32, 32)))
+        steps += map(int, re.findall(r"(\d+) steps", result.notes[0]))
+
+    assert steps == [8, 10, 20]
+
+
 def test_settings_and_statistics_are_not_weights() -> None:
     source = teacher()
     student = disturbed(source, "conv")
@@ -395,13 +424,28 @@ def test_costly_models_learn_from_as_many_samples_however_they_are_divided(monke
 
 
 def test_a_rate_that_makes_the_loss_many_times_as_large_is_given_up_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    source, told = teacher(), dict[float, int]()
-    for rise in (0.5, math.inf):
+    monkeypatch.setattr(climb, "RATES", (10.0, 3e-2))
+    source, told = teacher(), list[int]()
+    for rise in (climb._HOPELESS, math.inf):
         monkeypatch.setattr(climb, "_HOPELESS", rise)
         steps: list[object] = []
         progress = context(source, progress=lambda *now, steps=steps: steps.append(now))
         result = Distillation(epochs=20, loss="mse").run(disturbed(source, "conv", "head"), progress)
-        told[rise] = len(steps)
+        told.append(len(steps))
         assert result.changed
 
-    assert told[0.5] < told[math.inf]
+    assert told[0] < told[1]
+
+
+def test_a_batch_unlike_others_ends_no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(climb, "RATES", (1e-4,))
+    source, data, told = teacher(classes=True), batches(20, 16), list[int]()
+    data[5]["x"] *= 300
+    for rise in (climb._HOPELESS, math.inf):
+        monkeypatch.setattr(climb, "_HOPELESS", rise)
+        steps: list[object] = []
+        progress = context(source, data, progress=lambda *now, steps=steps: steps.append(now))
+        Distillation(epochs=10, loss="kl").run(disturbed(source, "conv", "head"), progress)
+        told.append(len(steps))
+
+    assert told[0] == told[1]
