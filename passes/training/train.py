@@ -96,7 +96,8 @@ class Training(Pass):
         lr: how far a step may move a weight, as a share of its root mean square; it is warmed up, and falls to zero
             along a cosine. 0 tries several rates for a few steps, and takes the next larger one than that which lowers
             the loss most on what is held out.
-        clip: the most that the norm of all gradients together may be; 0 for no bound.
+        clip: the most that the norm of all gradients together may be, as a multiple of its median in the steps so far;
+            0 for no bound.
         average: the share of itself that a moving average of the weights keeps at each step, such as 0.99; the average
             is what is judged and kept. 0 for none.
         patience: how many twelfths of the training in a row may bring nothing better; one more ends it. 0 for any
@@ -114,7 +115,7 @@ class Training(Pass):
     epochs: Annotated[int, Ge(0)] = 0
     accumulate: Annotated[int, Ge(1)] = 1
     lr: Annotated[float, Ge(0)] = 0.0
-    clip: Annotated[float, Ge(0)] = 0.0
+    clip: Annotated[float, Ge(0)] = 1.0
     average: Annotated[float, Interval(ge=0, lt=1)] = 0.0
     patience: Annotated[int, Ge(0)] = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

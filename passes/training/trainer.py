@@ -2,7 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from math import floor, isfinite, log2
+from math import floor, inf, isfinite, log2
+from statistics import median
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
@@ -52,7 +53,9 @@ class Trainer:
         student: the graph; its constants change only by `finish`.
         weights: the student's constants that are trained.
         compare: the loss of the student's outputs against what they should be.
-        clip: the most that the norm of all gradients together may be; 0 for no bound.
+        clip: the most that the norm of all gradients together may be, as a multiple of its median in the steps so far,
+            as in Seetharaman et al., "AutoClip: Adaptive Gradient Clipping for Source Separation Networks", MLSP 2020;
+            0 for no bound.
         average: the share of itself that a moving average of the weights keeps at a step; 0 for no average. Where there
             is one, it is what outputs are computed with, copied and written.
         pruned: the weights whose zeros stay zero.
@@ -120,12 +123,14 @@ class Trainer:
         self._start()
 
     def state(self) -> "dict[str, Tensor]":
-        """All that the next step depends on, by name: nothing is copied."""
+        """All that the next step depends on, by name: no weight is copied."""
+        import torch
+
         found = {f"weight.{place}": weight.detach() for place, weight in enumerate(self._weights)}
         found |= {f"average.{place}": average for place, average in enumerate(self._averages)}
         for place, weight in enumerate(self._weights):
             found |= {f"adam.{place}.{name}": held for name, held in self._optimizer.state[weight].items()}
-        return found
+        return found | {"norms": torch.tensor(self._norms, dtype=torch.float64)}
 
     def resume(self, state: "Mapping[str, Tensor]") -> None:
         """Go on from a state.
@@ -140,6 +145,7 @@ class Trainer:
             self._optimizer.state[weight].update(held)
         for place, average in enumerate(self._averages):
             average.copy_(state[f"average.{place}"])
+        self._norms = state["norms"].tolist()
 
     def _start(self) -> None:
         import torch
@@ -149,10 +155,11 @@ class Trainer:
             groups[floor(log2(size))].append(weight)
         alike = [{"params": weights, "size": 1.5 * 2.0**power} for power, weights in groups.items()]
         self._optimizer = torch.optim.Adam(alike)
+        self._norms: list[float] = []
         self._averages = [weight.detach().clone() for weight in self._weights] if self._share else []
 
     def step(self, batches: Iterable[TrainingBatch], rows: int, rate: float) -> float:
-        """Learn from some samples; returns the loss before it, and changes nothing if that is no number.
+        """Learn from some samples; returns the loss before it, and changes nothing if it or a gradient is no number.
 
         Args:
             batches: the samples, as many at a time as are run together; their gradients are averaged over all samples.
@@ -162,8 +169,6 @@ class Trainer:
         Raises:
             ModelError: the outputs don't depend on the weights by anything that has a gradient.
         """
-        import torch
-
         self._optimizer.zero_grad()
         total = 0.0
         for batch in batches:
@@ -173,12 +178,10 @@ class Trainer:
                 raise ModelError("no gradient reaches the weights from the outputs that are compared")
             loss.backward()
             total += loss.item()
-        if not isfinite(total):
+        if not (isfinite(total) and self._clipped()):
             return total
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group["size"]
-        if self._clip:
-            torch.nn.utils.clip_grad_norm_(self._weights, self._clip)
         kept = {place: self._weights[place].detach() != 0 for place in self._masked}
         self._optimizer.step()
         for place, mask in kept.items():
@@ -186,6 +189,18 @@ class Trainer:
         for average, weight in zip(self._averages, self._weights, strict=False):
             average.lerp_(weight.detach(), 1 - self._share)
         return total
+
+    def _clipped(self) -> bool:
+        """Whether gradients are numbers; their norm is brought within its bound."""
+        import torch
+
+        gradients = [weight.grad for weight in self._weights if weight.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients).item()
+        if 0 < norm < inf:
+            self._norms.append(norm)
+            if self._clip and norm > (most := self._clip * median(self._norms)):
+                torch._foreach_mul_(gradients, most / norm)
+        return isfinite(norm)
 
     def outputs(self, batch: TrainingBatch) -> "dict[str, Tensor]":
         """The student's outputs for a batch, by name."""

@@ -199,7 +199,7 @@ def test_a_student_that_is_its_teacher_is_told_so_and_another_teacher_may_be_nam
         return source
 
     taught = context(student.clone(), read_model=read)
-    Distillation(epochs=20, teacher="big.py:build").run(student, taught)
+    Distillation(epochs=20, loss="mse", teacher="big.py:build").run(student, taught)
     assert asked == ["big.py:build"]
     assert distance(source, student) < 0.5 * before
 

@@ -124,3 +124,36 @@ def test_weights_that_learn_in_bfloat16_are_judged_in_float32() -> None:
     (learnt,) = trainer.weights()
     np.testing.assert_array_equal(weight.data, learnt)
     assert (weight.data != torch.from_numpy(weight.data).bfloat16().float().numpy()).any()  # weights aren't rounded
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_gradients_are_clipped_to_their_median(clip: float) -> None:
+    """A batch unlike the others changes where the weights go only if nothing bounds its gradient."""
+    graph = student()
+    trainer = Trainer(graph, [graph.constants["weight"]], squared, clip=clip)
+    for _ in range(5):
+        trainer.step([BATCH], 3, 1e-4)
+    (before,) = trainer.weights()
+    wild = TrainingBatch((torch.eye(3),), {"y": torch.full((3, 2), -1e4)}, 3)
+
+    trainer.step([wild], 3, 1e-4)
+
+    (after,) = trainer.weights()
+    assert bool((after > before).all()) == bool(clip)
+
+
+def test_a_gradient_that_is_no_number_moves_nothing() -> None:
+    """The loss is one, though the root's slope at zero is none."""
+    graph = Graph()
+    op = Builder(graph)
+    x = graph.add_input("x", TensorType(DType.float32, ("batch", 2)))
+    graph.outputs["y"] = op.Sqrt(op.Mul(x, op.constant(np.ones(2, np.float32), "weight")))
+    trainer = trainer_of(graph)
+    (before,) = trainer.weights()
+
+    loss = trainer.step([TrainingBatch((torch.zeros(3, 2),), {"y": torch.ones(3, 2)}, 3)], 3, 0.1)
+
+    assert loss == 1.0
+    assert torch.equal(before, trainer.weights()[0])
+    assert trainer.step([TrainingBatch((torch.ones(3, 2),), {"y": torch.zeros(3, 2)}, 3)], 3, 0.1) == 1.0
+    assert not torch.equal(before, trainer.weights()[0])
