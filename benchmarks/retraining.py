@@ -18,7 +18,8 @@ learned from, of 2,048 that the network wasn't trained on, or of all where more 
 without distillation by samples without labels.
 
 `rounding` rounds the weights of a CNN that is read from ONNX to 4 bits and its activations to 8, by `quantize` alone
-and with `qat` behind it. Recovered is the share of what rounding lost.
+and with `qat` behind it, and the same with weights rounded to the nearest, without what `quantize` does to make up for
+it. Recovered is the share of what rounding lost.
 
 `together` sets 80 % of the weights of a perceptron to zero and rounds the rest to 4 bits: a mask, rounding and a
 teacher in one training, or one after the other in as many steps: mask and teacher before rounding and teacher, or mask
@@ -54,6 +55,8 @@ from planish.ir.interpreter import Interpreter
 
 BATCH = 8
 INT4 = {"quantize": {"weight_bits": 4}}
+REFINEMENTS = ("smooth", "equalize", "gptq", "correct_biases", "reconstruct")
+NEAREST = {"quantize": {"weight_bits": 4} | dict.fromkeys(REFINEMENTS, False)}
 Root = Annotated[Path, typer.Option(help="The folder where the data are unpacked.")]
 Cache = Annotated[Path, typer.Option(help="The folder where trained networks are kept.")]
 Seeds = Annotated[int, typer.Option(help="Draws of the samples.")]
@@ -89,8 +92,9 @@ def rounding(
 ) -> None:
     """Round a CNN that is read from ONNX to 4 bits, with and without training."""
     subject = _subject(small_cnn, root, cache, teacher_epochs)
-    made = ["cleanup,fuse", INT4]
-    _compare(subject, root, {"quantize": made, "quantize, qat": [*made, "qat"]}, seeds, samples)
+    for name, step in (("quantize", INT4), ("nearest", NEAREST)):
+        made = ["cleanup,fuse", step]
+        _compare(subject, root, {name: made, f"{name}, qat": [*made, "qat"]}, seeds, samples)
 
 
 @app.command()
