@@ -21,6 +21,8 @@ RATES = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
 """How far a step may move a weight, as shares of its size; the largest one that serves is looked for."""
 _PARTS = 12
 """Into how many parts training is divided, each of them judged."""
+_WAIT = 4
+"""The parts in a row that bring nothing better, after which training goes back to the best weights."""
 _WARM_UP = 0.05
 """The share of the steps in which the rate rises."""
 _ABOUT = 0.05
@@ -146,7 +148,7 @@ class Climb:
         return RATES[larger if losses[larger] <= _risen(self.first.loss, _DIVERGED) else found]
 
     def climb(self, rate: float, steps: int, patience: int = 0) -> None:
-        """Train from the best weights; after a part that led far away, go back to the best ones with half the rate.
+        """Train from the best weights, and go back to them with half the rate where that led far away, or to nothing.
 
         Pruning begins with the weights as they were, and nothing is kept before there are as many zeros as in the end.
 
@@ -162,12 +164,13 @@ class Climb:
         for part in np.array_split(np.arange(steps), min(_PARTS, steps)):
             verdict = self._run(self._drawn(len(part)), rate, part.tolist(), steps)
             is_whole = pruning is None or pruning.is_whole(int(part[-1]), steps)
-            if not is_whole and verdict.loss <= _risen(self.first.loss, _DIVERGED):
+            has_diverged = verdict.loss > _risen(self.first.loss, _DIVERGED)
+            if not is_whole and not has_diverged:
                 continue
             waited = 0 if self._keep(verdict) else waited + 1
             if waited > patience > 0:
                 return
-            if waited and not verdict.loss <= _risen(self.first.loss, _DIVERGED):
+            if waited and (has_diverged or waited % _WAIT == 0):
                 self._trainer.restore(self._best_weights)
                 rate /= 2
 
