@@ -449,3 +449,13 @@ def test_a_batch_unlike_others_ends_no_trial(monkeypatch: pytest.MonkeyPatch) ->
         told.append(len(steps))
 
     assert told[0] == told[1]
+
+
+def test_a_rate_that_brings_nothing_better_is_halved() -> None:
+    source = teacher()
+    student = disturbed(source, "conv", "head")
+    before = distance(source, student)
+
+    Distillation(epochs=20, lr=0.6, loss="mse", precision="float32").run(student, context(source))
+
+    assert distance(source, student) < 0.5 * before
