@@ -28,7 +28,7 @@ _WARM_UP = 0.05
 _ABOUT = 0.05
 """Losses that differ by less, as a share of their size, are about the same."""
 _DIVERGED = 3.0
-"""How far the loss may rise, as a share of its size at first: training that goes beyond won't come back by itself."""
+"""How far the loss may rise, as a share of its size at first, before training goes back to the best weights."""
 _HOPELESS = 9.0
 """How far the loss may rise in a trial of a rate, as a share of its size at first, before the trial ends."""
 _RECENT = 5
@@ -118,7 +118,7 @@ class Climb:
         return self._state.losses
 
     def find_rate(self, steps: int, more: int) -> float:
-        """The rate at which some steps lead to the least loss; 0 if no rate lowers the loss.
+        """The rate to train with, by what some steps lead to; 0 if they lead far away at any rate.
 
         Large rates are tried first, and smaller ones as long as they do better. A trial is too short to make up for
         what a large rate breaks at first, as the whole training does. So of rates that do about as well as the best,
@@ -141,11 +141,9 @@ class Climb:
                 break
         self._trainer.restore(self._best_weights)
         self._done = steps * len(RATES)
-        if min(losses) >= self.first.loss:
-            return 0.0
         found = next(place for place, loss in enumerate(losses) if loss <= _risen(min(losses), _ABOUT))
-        larger = max(found - 1, 0)
-        return RATES[larger if losses[larger] <= _risen(self.first.loss, _DIVERGED) else found]
+        near = [place for place in (found - 1, found) if place >= 0 and not self._has_diverged(losses[place])]
+        return RATES[near[0]] if near else 0.0
 
     def climb(self, rate: float, steps: int, patience: int = 0) -> None:
         """Train from the best weights, and go back to them with half the rate where that led far away, or to nothing.
@@ -164,13 +162,12 @@ class Climb:
         for part in np.array_split(np.arange(steps), min(_PARTS, steps)):
             verdict = self._run(self._drawn(len(part)), rate, part.tolist(), steps)
             is_whole = pruning is None or pruning.is_whole(int(part[-1]), steps)
-            has_diverged = verdict.loss > _risen(self.first.loss, _DIVERGED)
-            if not is_whole and not has_diverged:
+            if not is_whole and not self._has_diverged(verdict.loss):
                 continue
             waited = 0 if self._keep(verdict) else waited + 1
             if waited > patience > 0:
                 return
-            if waited and (has_diverged or waited % _WAIT == 0):
+            if waited and (waited % _WAIT == 0 or self._has_diverged(verdict.loss)):
                 self._trainer.restore(self._best_weights)
                 rate /= 2
 
@@ -213,6 +210,10 @@ class Climb:
                 self._checkpoint.write(self._state)
             self._tell(loss, self.best, self._done + done + 1, self._total)
         return self._verdict()
+
+    def _has_diverged(self, loss: float) -> bool:
+        """Whether weights are so far from where they began that training won't come back by itself."""
+        return loss > _risen(self.first.loss, _DIVERGED)
 
     def _is_hopeless(self, done: int) -> bool:
         """Whether the loss has risen so far since a leg's first step that the other steps wouldn't bring it back."""
