@@ -202,7 +202,7 @@ class Climb:
                 return _LOST
             self._state.losses.append(loss)
             if len(part) == steps and self._is_hopeless(done):
-                return Verdict(math.inf, loss)
+                return Verdict(math.inf, self._recent_loss)
             if self._checkpoint.is_due:
                 self._state.steps = done + 1
                 best = {f"best.{place}": weight for place, weight in enumerate(self._best_weights)}
@@ -220,7 +220,12 @@ class Climb:
         if self._pruning is not None or done < _RECENT:
             return False
         start = max(self._state.losses[-1 - done], self.first.loss)
-        return median(self._state.losses[-_RECENT:]) > _risen(start, _HOPELESS)
+        return self._recent_loss > _risen(start, _HOPELESS)
+
+    @property
+    def _recent_loss(self) -> float:
+        """The median loss of the last steps."""
+        return median(self._state.losses[-_RECENT:])
 
     def _resume(self) -> int:
         """Take up the state that was kept, and return how many steps of its leg are done."""

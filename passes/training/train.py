@@ -40,10 +40,10 @@ from .trainer import Precision, Trainer, is_weight
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
 
-_STEPS, _MOST_STEPS = 600, 2400
-"""How many steps training takes, unless epochs are given or they would take too long; more are for many samples."""
 _EPOCHS = 40
-"""How many times training with more than the fewest steps goes through the samples."""
+"""How many times training goes through the samples, unless epochs are given or that would take too long."""
+_STEPS, _MOST_STEPS = 600, 2400
+"""How many steps that are at least, and at most."""
 _TRIAL, _LONGEST_TRIAL = 6, 50
 """A rate is tried for one step in the first number, up to the second."""
 _OPERATIONS = 4e13
