@@ -70,7 +70,7 @@ class Climb:
         first: the verdict on the weights before training.
         best: the verdict on the best weights so far.
         steps_of_epoch: how many steps it takes to see every sample once.
-        lost: how many legs of the training ended because the loss was no number.
+        lost: how many legs of the training ended because the loss was no number, or no gradient was one.
 
     Raises:
         ModelError: the loss is no number before the first step.
@@ -209,7 +209,7 @@ class Climb:
                 self._state.tensors = self._trainer.state() | best
                 self._checkpoint.write(self._state)
             self._tell(loss, self.best, self._done + done + 1, self._total)
-        return self._verdict()
+        return _LOST if self._trainer.is_stuck else self._verdict()
 
     def _has_diverged(self, loss: float) -> bool:
         """Whether weights are so far from where they began that training won't come back by itself."""
@@ -240,7 +240,7 @@ class Climb:
     def _verdict(self) -> Verdict:
         batches = [self._lessons.batches([place])[0] for place in self._held_out]
         verdict = self._judge.weigh([self._trainer.outputs(batch) for batch in batches])
-        return _LOST if math.isnan(verdict.loss) else verdict
+        return _LOST if math.isnan(verdict.loss) else verdict  # NaN has no order
 
     def _keep(self, verdict: Verdict) -> bool:
         """Keep the weights if their loss is lower, and their drop is no larger than chance explains."""

@@ -43,7 +43,7 @@ if TYPE_CHECKING:  # listing the passes must not import torch
 _EPOCHS = 40
 """How many times training goes through the samples, unless epochs are given or that would take too long."""
 _STEPS, _MOST_STEPS = 600, 2400
-"""How many steps that are at least, and at most."""
+"""The fewest and the most steps that this may be."""
 _TRIAL, _LONGEST_TRIAL = 6, 50
 """A rate is tried for one step in the first number, up to the second."""
 _OPERATIONS = 4e13

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from math import floor, inf, isfinite, log2
+from math import floor, isfinite, log2
 from statistics import median
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -158,6 +158,11 @@ class Trainer:
         self._norms: list[float] = []
         self._averages = [weight.detach().clone() for weight in self._weights] if self._share else []
 
+    @property
+    def is_stuck(self) -> bool:
+        """Whether no gradient has been a number since the weights were restored, so that no step has moved them."""
+        return not self._norms
+
     def step(self, batches: Iterable[TrainingBatch], rows: int, rate: float) -> float:
         """Learn from some samples; returns the loss before it, and changes nothing if it or a gradient is no number.
 
@@ -196,11 +201,14 @@ class Trainer:
 
         gradients = [weight.grad for weight in self._weights if weight.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients).item()
-        if 0 < norm < inf:
-            self._norms.append(norm)
-            if self._clip and norm > (most := self._clip * median(self._norms)):
-                torch._foreach_mul_(gradients, most / norm)
-        return isfinite(norm)
+        if not isfinite(norm):
+            return False
+        self._norms.append(norm)
+        most = self._clip * median(self._norms)
+        if 0 < most < norm:
+            for gradient in gradients:
+                gradient.mul_(most / norm)
+        return True
 
     def outputs(self, batch: TrainingBatch) -> "dict[str, Tensor]":
         """The student's outputs for a batch, by name."""
