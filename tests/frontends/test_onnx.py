@@ -51,7 +51,7 @@ def test_a_weight_that_is_also_an_input_is_a_constant(save) -> None:
 @pytest.mark.parametrize("raw", [False, True], ids=["numbers", "bytes"])
 @pytest.mark.parametrize("count", [5, 5000])
 def test_weights_of_types_that_numpy_lacks(dtype: DType, raw: bool, count: int, tmp_path) -> None:
-    wanted = np.resize(np.array([1, 0.5, 2, 1, 0.5]).astype(dtype.numpy), count)
+    wanted = np.resize(np.array([1, 0.5, -2 if dtype is DType.int2 else 2, 1, 0.5]).astype(dtype.numpy), count)
     weight = numpy_helper.from_array(wanted, "w")
     if not raw:
         weight = helper.make_tensor("w", dtype.value, [count], wanted.astype(np.float32).tolist())
