@@ -35,7 +35,7 @@ from .gradual import GradualPruning
 from .integer_weights import Rounding, make_trainable
 from .learned_scales import ScalePlan, TrainedScale, learn_scales
 from .lessons import MOST_ON_DISK, ROWS, Lessons, Piece, divide
-from .trainer import Precision, Trainer, is_weight
+from .trainer import Optimizer, Precision, Trainer, is_weight
 
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
@@ -93,9 +93,12 @@ class Training(Pass):
             long.
         accumulate: how many batches a step takes, whose gradients are averaged; more make larger steps in the memory
             that one batch takes.
-        lr: how far a step may move a weight, as a share of its root mean square; it is warmed up, and falls to zero
-            along a cosine. 0 tries several rates for a few steps, and takes the next larger one than that which lowers
-            the loss most on what is held out.
+        optimizer: `adamw` (Loshchilov and Hutter, 2019), or `sgd`, stochastic gradient descent with Nesterov's momentum.
+        lr: how far a step may move a weight, as a share of its root mean square, or what `sgd` multiplies gradients by;
+            it is warmed up, and falls to zero along a cosine. 0 tries several rates for a few steps, and takes the next
+            larger one than that which lowers the loss most on what is held out.
+        weight_decay: how much of its weights each layer loses in a step, as a multiple of the rate, apart from what
+            gradients ask for; biases lose nothing.
         clip: the most that the norm of all gradients together may be, as a multiple of its median in the steps so far;
             0 for no bound.
         average: the share of itself that a moving average of the weights keeps at each step, such as 0.99; the average
@@ -114,7 +117,9 @@ class Training(Pass):
 
     epochs: Annotated[int, Ge(0)] = 0
     accumulate: Annotated[int, Ge(1)] = 1
+    optimizer: Optimizer = "adamw"
     lr: Annotated[float, Ge(0)] = 0.0
+    weight_decay: Annotated[float, Ge(0)] = 0.0
     clip: Annotated[float, Ge(0)] = 1.0
     average: Annotated[float, Interval(ge=0, lt=1)] = 0.0
     patience: Annotated[int, Ge(0)] = 0
@@ -140,7 +145,9 @@ class Training(Pass):
         planned = self._scales(student, frozen)
         roundings = make_trainable(student, frozen)
         scales = learn_scales(student, planned)
-        weights += [rounding.floats for rounding in roundings] + [scale.operands[1] for scale in scales if scale.least]
+        weights += [rounding.floats for rounding in roundings]
+        decayed = {weight for weight in weights if self.weight_decay and weight.data.ndim > 1}
+        weights += [scale.operands[1] for scale in scales if scale.least]
         if not weights:
             raise UsageError(f"{self.name}: the model has no weights to train" + " but frozen ones" * bool(frozen))
         pieces = divide(student, context.calibration, _labels(context))
@@ -158,6 +165,9 @@ class Training(Pass):
             student,
             weights,
             task.compare,
+            optimizer=self.optimizer,
+            decay=self.weight_decay,
+            decayed=decayed,
             clip=self.clip,
             average=self.average,
             pruned=pruned,

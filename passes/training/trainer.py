@@ -1,4 +1,4 @@
-"""Training a graph's weights: steps of Adam, each weight's in proportion to its size, and a state to go on from."""
+"""Training a graph's weights: the steps of an optimizer, and a state to go on from."""
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # listing the passes must not import torch
 
     Outputs: TypeAlias = Mapping[str, Tensor]
 
+Optimizer: TypeAlias = Literal["adamw", "sgd"]
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 
 _SETTINGS = {
@@ -30,6 +31,9 @@ _SETTINGS = {
     "com.microsoft::DynamicQuantizeLSTM": (8, 10),
 }
 """Inputs that are floats, but no weights."""
+
+_MOMENTUM = 0.9
+"""The share of a step of stochastic gradient descent that the next one repeats."""
 
 _LEAST = 1e-3
 """The size that a weight counts as at least, since one of zeros would never move."""
@@ -45,14 +49,19 @@ def _size(weight: "Tensor") -> float:
 class Trainer:
     """A student in training.
 
-    A step moves a weight by a share of the size that it has at first, the root mean square of its elements, as in
-    Shazeer and Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost", ICML 2018, section 8: one rate
-    fits layers whose weights differ by orders of magnitude, as those of folded normalizations do.
+    A step of AdamW moves a weight by a share of the size that it has at first, the root mean square of its elements, as
+    in Shazeer and Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost", ICML 2018, section 8: one
+    rate fits layers whose weights differ by orders of magnitude, as those of folded normalizations do. A step of
+    stochastic gradient descent is the rate times the gradient, with Nesterov's momentum.
 
     Args:
         student: the graph; its constants change only by `finish`.
         weights: the student's constants that are trained.
         compare: the loss of the student's outputs against what they should be.
+        optimizer: what makes a step of gradients.
+        decay: how much of each of the `decayed` weights goes in a step, as a multiple of the rate, apart from gradients:
+            Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
+        decayed: the weights that decay.
         clip: the most that the norm of all gradients together may be, as a multiple of its median in the steps so far,
             as in Seetharaman et al., "AutoClip: Adaptive Gradient Clipping for Source Separation Networks", MLSP 2020;
             0 for no bound.
@@ -69,6 +78,9 @@ class Trainer:
         weights: Sequence[Constant],
         compare: "Callable[[Outputs, Outputs], Tensor]",
         *,
+        optimizer: Optimizer = "adamw",
+        decay: float = 0.0,
+        decayed: Collection[Constant] = (),
         clip: float = 0.0,
         average: float = 0.0,
         pruned: Collection[Constant] = (),
@@ -81,7 +93,8 @@ class Trainer:
 
         self._student = student
         self._compare = compare
-        self._clip, self._share = clip, average
+        self._kind: Optimizer = optimizer
+        self._decay, self._clip, self._share = decay, clip, average
         self._module = self._learning = to_module(student, training=True)
         self._module.requires_grad_(False)
         chosen = set(weights)
@@ -100,6 +113,7 @@ class Trainer:
         trained = [constant for constant in student.constants.values() if constant in chosen]
         self._gradual = {place: constant for place, constant in enumerate(trained) if constant in sparse}
         self._masked = [place for place, it in enumerate(trained) if it in pruned or it in sparse]
+        self._decaying = [place for place, it in enumerate(trained) if it in decayed]
         self._start()
 
     def prune(self, share: float) -> None:
@@ -129,7 +143,7 @@ class Trainer:
         found = {f"weight.{place}": weight.detach() for place, weight in enumerate(self._weights)}
         found |= {f"average.{place}": average for place, average in enumerate(self._averages)}
         for place, weight in enumerate(self._weights):
-            found |= {f"adam.{place}.{name}": held for name, held in self._optimizer.state[weight].items()}
+            found |= {f"optimizer.{place}.{name}": held for name, held in self._optimizer.state[weight].items()}
         return found | {"norms": torch.tensor(self._norms, dtype=torch.float64)}
 
     def resume(self, state: "Mapping[str, Tensor]") -> None:
@@ -140,7 +154,7 @@ class Trainer:
         """
         for place, weight in enumerate(self._weights):
             weight.data.copy_(state[f"weight.{place}"])
-            prefix = f"adam.{place}."
+            prefix = f"optimizer.{place}."
             held = {name.removeprefix(prefix): one.clone() for name, one in state.items() if name.startswith(prefix)}
             self._optimizer.state[weight].update(held)
         for place, average in enumerate(self._averages):
@@ -150,11 +164,15 @@ class Trainer:
     def _start(self) -> None:
         import torch
 
-        groups: defaultdict[int, list[Tensor]] = defaultdict(list)
-        for weight, size in zip(self._weights, self._sizes, strict=True):
-            groups[floor(log2(size))].append(weight)
-        alike = [{"params": weights, "size": 1.5 * 2.0**power} for power, weights in groups.items()]
-        self._optimizer = torch.optim.Adam(alike)
+        if self._kind == "sgd":
+            whole = [{"params": self._weights, "size": 1.0}]
+            self._optimizer = torch.optim.SGD(whole, momentum=_MOMENTUM, nesterov=True)
+        else:
+            groups: defaultdict[int, list[Tensor]] = defaultdict(list)
+            for weight, size in zip(self._weights, self._sizes, strict=True):
+                groups[floor(log2(size))].append(weight)
+            alike = [{"params": weights, "size": 1.5 * 2.0**power} for power, weights in groups.items()]
+            self._optimizer = torch.optim.AdamW(alike, weight_decay=0.0)
         self._norms: list[float] = []
         self._averages = [weight.detach().clone() for weight in self._weights] if self._share else []
 
@@ -169,7 +187,7 @@ class Trainer:
         Args:
             batches: the samples, as many at a time as are run together; their gradients are averaged over all samples.
             rows: the number of samples in all batches together.
-            rate: how far weights move, as a share of their size.
+            rate: how far weights move: as a share of their size, or for each unit of gradient.
 
         Raises:
             ModelError: the outputs don't depend on the weights by anything that has a gradient.
@@ -188,6 +206,8 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group["size"]
         kept = {place: self._weights[place].detach() != 0 for place in self._masked}
+        for place in self._decaying:
+            self._weights[place].data.mul_(1 - rate * self._decay)
         self._optimizer.step()
         for place, mask in kept.items():
             self._weights[place].data.mul_(mask)

@@ -60,7 +60,14 @@ print([train("whole"), *(train("killed", last) for last in (9, 20, 31)), train("
 
 
 @pytest.mark.wide
-@pytest.mark.parametrize("options", ["epochs=10", "epochs=20,accumulate=2,sparsity=0.5,pattern=unstructured"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        "epochs=10",
+        "epochs=10,optimizer=sgd,weight_decay=0.01",
+        "epochs=20,accumulate=2,sparsity=0.5,pattern=unstructured",
+    ],
+)
 def test_a_training_that_is_killed_and_goes_on_gives_the_same_bytes(options: str, tmp_path: Path) -> None:
     """It is killed in the first trial of a rate, in a later one, and in the training itself."""
     done = subprocess.run(

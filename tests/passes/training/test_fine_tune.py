@@ -160,6 +160,15 @@ def test_a_metric_judges_where_there_is_one() -> None:
     assert "training made nothing better on held-out data" in result.misses[0]
 
 
+def test_weights_of_layers_decay_and_biases_don_t() -> None:
+    plain, decayed = network(), network()
+    tuned(plain, CLASSES, epochs=2, lr=1e-2)
+    tuned(decayed, CLASSES, epochs=2, lr=1e-2, weight_decay=5.0)
+    for name, constant in plain.constants.items():
+        left = np.abs(decayed.constants[name].data).mean() / np.abs(constant.data).mean()
+        assert left < 0.7 if constant.data.ndim > 1 else left > 0.9
+
+
 def test_it_may_end_early_and_gradients_may_be_clipped() -> None:
     graph = network()
     whole = tuned(network(), CLASSES, epochs=10, lr=2e-2)

@@ -10,7 +10,7 @@ from planish.ir.builder import Builder
 from planish.ir.graph import Graph
 from planish.ir.types import DType, TensorType
 from planish.passes.training.lessons import TrainingBatch
-from planish.passes.training.trainer import Trainer, is_weight
+from planish.passes.training.trainer import Optimizer, Trainer, is_weight
 
 
 def student() -> Graph:
@@ -46,6 +46,31 @@ def test_steps_move_weights_by_shares_of_their_size() -> None:
     assert losses == sorted(losses, reverse=True)
     (weight,) = trainer.weights()
     np.testing.assert_allclose(weight, 64 - 3 * 0.1 * 96, rtol=0.01)  # a size is known to half a power of two
+
+
+def test_steps_of_gradient_descent_are_torch_s() -> None:
+    trainer = Trainer(graph := student(), [graph.constants["weight"]], squared, optimizer="sgd")
+    meant = torch.zeros(3, 2, requires_grad=True)
+    optimizer = torch.optim.SGD([meant], lr=0.5, momentum=0.9, nesterov=True)
+
+    for _ in range(4):
+        optimizer.zero_grad()
+        squared({"y": BATCH.inputs[0] @ meant}, BATCH.wanted).backward()
+        optimizer.step()
+        trainer.step([BATCH], 3, 0.5)
+
+    np.testing.assert_allclose(trainer.weights()[0], meant.detach(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_weights_decay_by_a_multiple_of_the_rate(optimizer: Optimizer) -> None:
+    graph = student()
+    weight = graph.constants["weight"]
+    weight.data = np.ones((3, 2), np.float32)  # nothing is left to learn: only decay moves them
+    for decayed, left in (([weight], 1 - 0.1 * 0.5), ([], 1.0)):
+        trainer = Trainer(graph, [weight], squared, optimizer=optimizer, decay=0.5, decayed=decayed)
+        trainer.step([BATCH], 3, 0.1)
+        np.testing.assert_allclose(trainer.weights()[0], left, rtol=1e-6)
 
 
 def test_weights_of_zeros_move_and_parts_weigh_by_their_samples() -> None:
