@@ -80,10 +80,15 @@ class IntegerWeight:
 
     @classmethod
     def of(cls, columns: BlockWeight, shape: Sequence[int], axis: int) -> Self:
-        """Return a weight of some shape from its channels as the columns of a matrix, each one symmetric block."""
+        """Return a weight of some shape from its channels as the columns of a matrix, each one symmetric block.
+
+        Channels of zeros have a scale of one, by which whatever is added to them can be divided.
+        """
         others = [size for index, size in enumerate(shape) if index != axis % len(shape)]
-        data = (columns.codes.astype(np.int16) - columns.scheme.codes // 2).astype(np.int8)
-        return cls(np.moveaxis(data.reshape(*others, -1), -1, axis), columns.scales[0], axis)
+        is_zero = columns.scales[0] < _TINY
+        data = (columns.codes.astype(np.int16) - columns.scheme.codes // 2).astype(np.int8) * ~is_zero
+        scale = np.where(is_zero, np.float32(1), columns.scales[0])
+        return cls(np.moveaxis(data.reshape(*others, -1), -1, axis), scale, axis)
 
 
 def quantize_weight(
@@ -99,15 +104,30 @@ def quantize_weight(
         bits: the number of bits that the integers may take up.
         least: lower bounds of the scales, by channel.
     """
-    if axis is not None and bits < 7:
-        columns = np.moveaxis(weight, axis, -1)
-        clipped = BlockWeight.over(columns.reshape(-1, weight.shape[axis]), BlockScheme(bits, block=0, symmetric=True))
-        if np.all(clipped.scales[0] >= least):
-            return IntegerWeight.of(clipped, weight.shape, axis)
     top = 2 ** (bits - 1) - 1
-    others = None if axis is None else tuple(index for index in range(weight.ndim) if index != axis)
+    others = tuple(index for index in range(weight.ndim) if index != axis)
     largest = np.abs(weight).max(axis=others, initial=0.0)
     scale = np.maximum(largest / top, least)
     scale = np.where(scale < _TINY, 1.0, scale).astype(np.float32)
-    spread = scale if axis is None else scale.reshape([-1 if index == axis else 1 for index in range(weight.ndim)])
-    return IntegerWeight(np.clip(np.rint(weight / spread), -top, top).astype(np.int8), scale, axis)
+    whole = IntegerWeight(
+        np.clip(np.rint(weight / np.expand_dims(scale, others)), -top, top).astype(np.int8), scale, axis
+    )
+    if axis is None or bits >= 7:
+        return whole
+    columns = np.moveaxis(weight, axis, -1).reshape(-1, weight.shape[axis])
+    clipped = IntegerWeight.of(
+        BlockWeight.over(columns, BlockScheme(bits, block=0, symmetric=True)), weight.shape, axis
+    )
+    is_held = clipped.scale >= least
+    data = np.where(np.expand_dims(is_held, others), clipped.data, whole.data)
+    return IntegerWeight(data, np.where(is_held, clipped.scale, scale), axis)
+
+
+def least_scales(bias: np.ndarray, step: np.ndarray | float) -> np.ndarray:
+    """The least scales of a layer's weight by which its bias can be divided, and then fits int32 with the products.
+
+    Args:
+        bias: the bias, in floats.
+        step: the scale of what the layer reads.
+    """
+    return np.maximum(np.abs(bias) / LARGEST_BIAS, _TINY) / step

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from ...ir.graph import Constant, Graph, Node
-from ...ir.quantization import LARGEST_BIAS, quantize_weight
+from ...ir.quantization import LARGEST_BIAS, least_scales, quantize_weight
 from ...ir.unused import drop_unused
 from ..base import Feeds, PassContext
 from ..judge import ONE_IN
@@ -291,8 +291,7 @@ def _fit(graph: Graph, layer: _Rounded, fit: _Sums, held_out: _Sums, bits: int) 
     best[:, :-1][exact[:, :-1] == 0] = 0  # what was pruned stays so
     fitted = best.mT.flatten(0, 1).numpy()
     step = steps / scale  # the step of what is read
-    least = np.abs(fitted[:, -1]) / (step * LARGEST_BIAS)
-    grid = quantize_weight(fitted[:, :-1].astype(np.float32), 0, bits, least).scale
+    grid = quantize_weight(fitted[:, :-1].astype(np.float32), 0, bits, least_scales(fitted[:, -1], step)).scale
     codes = fit.rounded(best[:, :-1], layer.columns(grid), bits)
     before = fit.with_bias(layer.columns(_dequantized(layer.weight)))
     after = fit.with_bias(codes * layer.columns(grid))

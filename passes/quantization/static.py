@@ -12,7 +12,7 @@ import numpy as np
 
 from ...ir.builder import Builder
 from ...ir.graph import Constant, Graph, Location, Node, Value
-from ...ir.quantization import LARGEST_BIAS, IntegerWeight, QuantParams, quantize_weight
+from ...ir.quantization import IntegerWeight, QuantParams, least_scales, quantize_weight
 from ...ir.unused import drop_unused
 from .embeddings import Lookup, integer_rows
 from .layers import Layer, WeightKey, float_inputs, held_integers, tied_bits
@@ -86,7 +86,7 @@ class StaticQuantizer:
     def _quantize_layer(self, layer: Layer) -> None:
         op = Builder(self.graph, layer.node, layer.node.location)
         step, bias = self.grids[self.plan.root(layer.x)].scale, layer.bias
-        weight, floats = self._weight(op, layer, 0.0 if bias is None else np.abs(bias) / (step * LARGEST_BIAS))
+        weight, floats = self._weight(op, layer, 0.0 if bias is None else least_scales(bias, step))
         self.graph.set_input(layer.node, 1, floats)
         if bias is not None:
             self.graph.set_input(layer.node, 2, self._bias(op, layer, bias, weight, step))

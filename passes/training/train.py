@@ -93,7 +93,7 @@ class Training(Pass):
             long.
         accumulate: how many batches a step takes, whose gradients are averaged; more make larger steps in the memory
             that one batch takes.
-        optimizer: `adamw` (Loshchilov and Hutter, 2019), or `sgd`, stochastic gradient descent with Nesterov's momentum.
+        optimizer: `adamw` (Loshchilov and Hutter, 2019), or `sgd`, gradient descent with Nesterov's momentum.
         lr: how far a step may move a weight, as a share of its root mean square, or what `sgd` multiplies gradients by;
             it is warmed up, and falls to zero along a cosine. 0 tries several rates for a few steps, and takes the next
             larger one than that which lowers the loss most on what is held out.

@@ -59,8 +59,8 @@ class Trainer:
         weights: the student's constants that are trained.
         compare: the loss of the student's outputs against what they should be.
         optimizer: what makes a step of gradients.
-        decay: how much of each of the `decayed` weights goes in a step, as a multiple of the rate, apart from gradients:
-            Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
+        decay: how much of each of the `decayed` weights goes in a step, as a multiple of the rate, apart from what
+            gradients ask for: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
         decayed: the weights that decay.
         clip: the most that the norm of all gradients together may be, as a multiple of its median in the steps so far,
             as in Seetharaman et al., "AutoClip: Adaptive Gradient Clipping for Source Separation Networks", MLSP 2020;

@@ -34,12 +34,23 @@ def test_weights_are_rounded_within_half_a_step_of_their_channel(axis, bits, top
     assert np.abs(found.data.astype(int)).max() == top
 
 
-def test_a_channel_of_zeros_has_a_scale_that_divides():
-    found = quantize_weight(np.zeros((2, 3), np.float32), axis=0)
-    assert (found.scale > 0).all()
-    assert not found.data.any()
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("size", [0, 1e-39])
+def test_a_channel_of_zeros_has_a_scale_that_divides(bits, size):
+    found = quantize_weight(np.array([[size, -size, 0], [7, 6, 5]], np.float32), axis=0, bits=bits)
+    assert found.scale[0] == 1
+    assert not found.data[0].any()
+    assert found.data[1].any()
 
 
 def test_scales_grow_where_a_large_bias_needs_it():
     found = quantize_weight(np.full((2, 3), 0.01, np.float32), axis=0, least=np.array([1.0, 0.0]))
     np.testing.assert_allclose(found.scale, [1.0, 0.01 / 127], rtol=1e-6)
+
+
+def test_a_large_bias_changes_no_other_channel():
+    weight = np.random.default_rng(0).standard_normal((2, 100)).astype(np.float32)
+    free, held = (quantize_weight(weight, 0, 4, least=np.array([least, 0.0])) for least in (0.0, 1.0))
+    assert held.scale[0] == 1
+    assert held.scale[1] == free.scale[1] < np.abs(weight[1]).max() / 7
+    np.testing.assert_array_equal(held.data[1], free.data[1])

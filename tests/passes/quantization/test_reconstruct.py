@@ -128,6 +128,21 @@ def test_what_was_pruned_stays_zero() -> None:
     assert all(not layer.operand(1).producer.constant(0)[plain.constant(1) == 0].any() for plain, layer in pairs)
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+def test_channels_that_write_nothing_have_scales_that_divide(bits: int) -> None:
+    source = network("windows")
+    for constant in source.constants.values():
+        constant.data.setflags(write=True)
+        constant.data[:3] = 0
+        constant.data[1] = 1e-39  # which no grid holds
+    graph = source.clone()
+    images = [{"x": batch} for batch in mixtures(8 * 4).reshape(8, 4, 16, 16, 16)]
+    found = Quantize(equalize=False, weight_bits=bits).run(graph, PassContext(TARGET, source, images))
+    assert found.counts["reconstructed"]
+    floats = [constant for constant in graph.constants.values() if constant.dtype.is_float]
+    assert all((constant.data > 0).all() and np.isfinite(constant.data).all() for constant in floats)
+
+
 def test_infinite_numbers_fit_nothing() -> None:
     source = network("windows")
     graph = source.clone()
