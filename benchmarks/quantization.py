@@ -15,7 +15,8 @@ The parts are
     trained   mobile networks and a small vision transformer, trained here on Fashion-MNIST
     lstm      three layers of LSTM, trained here on sentences
     memory    what calibrating MiniLM on 10,000 sentences takes beyond the model
-    agreement whether ONNX Runtime and TVM round as QuantizeLinear does, of the models of `minilm`, `cnns` and `lstm`
+    agreement whether ONNX Runtime and TVM round as QuantizeLinear does, of the models of `minilm`, `cnns`, `trained` and
+              `lstm`
     mixed     `quantize-mixed` within 0.5 % on the models of `minilm` and `cnns`: what is lost on data that nothing has
               seen, beside int8 as a whole; the speed-up that is kept; the latency as it was predicted
 
@@ -202,7 +203,7 @@ def _agreement(settings: Settings) -> None:
     import quantization_agreement as agreement
 
     makers = _makers(settings)
-    for name, make in {**makers["minilm"], **makers["cnns"], **makers["lstm"]}.items():
+    for name, make in {**makers["minilm"], **makers["cnns"], **makers["trained"], **makers["lstm"]}.items():
         if not settings.wants(name):
             continue
         with tempfile.TemporaryDirectory(prefix="planish-") as folder:
