@@ -92,7 +92,12 @@ def is_of_sigmoid(output: Value) -> bool:
 def measure(
     measures: Mapping[str, LossKind], got: Mapping[str, "Tensor"], wanted: Mapping[str, "Tensor"], temperature: float
 ) -> "Tensor":
-    """The loss of one batch, summed over outputs; classes lie along the last axis."""
+    """The loss of one batch, summed over outputs; classes lie along the last axis.
+
+    Probabilities don't tell what is added to all logits of a row alike, but whoever reads logits by themselves does. So
+    half its square counts, too: a divergence is about half the variance of what is added to likely classes, which this
+    makes half the mean square. In three dimensions, as language models give them, nobody reads logits so.
+    """
     losses = [_distance(kind, got[name].float(), wanted[name].float(), temperature) for name, kind in measures.items()]
     return sum(losses[1:], start=losses[0])
 
@@ -103,4 +108,8 @@ def _distance(kind: LossKind, got: "Tensor", wanted: "Tensor", temperature: floa
     if kind is LossKind.PROBABILITIES:
         got, wanted = got.clamp_min(1e-12).log(), wanted.clamp_min(1e-12).log()
     ours, theirs = (logits.div(temperature).log_softmax(-1) for logits in (got, wanted))
-    return (theirs.exp() * (theirs - ours)).sum(-1).mean() * temperature**2
+    divergence = (theirs.exp() * (theirs - ours)).sum(-1).mean() * temperature**2
+    if kind is LossKind.PROBABILITIES or got.ndim > 2:
+        return divergence
+    added = (theirs.exp() * (got - wanted)).sum(-1)
+    return divergence + added.square().mean() / 2

@@ -91,6 +91,21 @@ def test_a_disturbed_student_comes_back_to_its_teacher(loss: str, classes: bool)
     assert all(np.array_equal(source.constants[name].data, array) for name, array in weights.items())
 
 
+@pytest.mark.parametrize("log", [False, True])
+def test_what_is_added_to_all_logits_is_taken_away(log: bool) -> None:
+    """It changes no class, but whoever reads logits as numbers is told something else; a softmax takes it away."""
+    source, student = teacher(), teacher()
+    (bias,) = (constant for constant in student.constants.values() if constant.data.shape == (4,))
+    bias.data = bias.data + 2
+    for graph in (source, student) if log else ():
+        graph.outputs["y"] = Builder(graph).LogSoftmax(graph.outputs["y"], axis=1)
+
+    result = Distillation().apply(student, context(source))
+
+    assert bool(result.changed) != log
+    assert distance(source, student) < 0.05
+
+
 def test_the_rate_is_found() -> None:
     source = teacher()
     student = disturbed(source, "conv", "head")
