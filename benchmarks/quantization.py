@@ -15,8 +15,8 @@ The parts are
     trained   mobile networks and a small vision transformer, trained here on Fashion-MNIST
     lstm      three layers of LSTM, trained here on sentences
     memory    what calibrating MiniLM on 10,000 sentences takes beyond the model
-    agreement whether ONNX Runtime and TVM round as QuantizeLinear does, of the models of `minilm`, `cnns`, `trained` and
-              `lstm`
+    agreement whether ONNX Runtime and TVM round as QuantizeLinear does, of the models of `minilm`, `cnns`, `trained`,
+              and `lstm`
     mixed     `quantize-mixed` within 0.5 % on the models of `minilm` and `cnns`: what is lost on data that nothing has
               seen, beside int8 as a whole; the speed-up that is kept; the latency as it was predicted
 

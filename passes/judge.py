@@ -96,6 +96,7 @@ class Judge:
         batches: the batches to judge on.
         labelled: the labels of these batches, with the metric; None to compare outputs.
         loss: how outputs are compared, as for `choose_measures`.
+        offsets: whether offsets of logits count in the loss, as for `measure`.
 
     Attributes:
         measures: how each output, or part of one, is compared.
@@ -105,9 +106,16 @@ class Judge:
     """
 
     def __init__(
-        self, graph: Graph | Reference, batches: Sequence[Feeds], labelled: Labelled | None = None, loss: str = "auto"
+        self,
+        graph: Graph | Reference,
+        batches: Sequence[Feeds],
+        labelled: Labelled | None = None,
+        loss: str = "auto",
+        *,
+        offsets: bool = False,
     ) -> None:
         reference = _runnable(graph)
+        self._offsets = offsets
         self._batches = batches
         self._labelled = labelled
         self._wanted = _run(reference, batches)
@@ -150,7 +158,7 @@ class Judge:
     def weigh(self, found: "Sequence[Mapping[str, Tensor]]") -> Verdict:
         """Compare outputs for the batches with those of the float model."""
         pairs = list(zip(map(self.parts.split, found), self._parted, strict=True))
-        losses = [measure(self.measures, got, wanted, 1.0).item() for got, wanted in pairs]
+        losses = [measure(self.measures, got, wanted, 1.0, offsets=self._offsets).item() for got, wanted in pairs]
         if self._labelled is not None:
             drop = self._metric(found) - self._reference
             return Verdict(100 * (drop if self._labelled.lower_is_better else -drop), float(np.mean(losses)))

@@ -90,26 +90,39 @@ def is_of_sigmoid(output: Value) -> bool:
 
 
 def measure(
-    measures: Mapping[str, LossKind], got: Mapping[str, "Tensor"], wanted: Mapping[str, "Tensor"], temperature: float
+    measures: Mapping[str, LossKind],
+    got: Mapping[str, "Tensor"],
+    wanted: Mapping[str, "Tensor"],
+    temperature: float,
+    *,
+    offsets: bool = False,
 ) -> "Tensor":
     """The loss of one batch, summed over outputs; classes lie along the last axis.
 
-    Probabilities don't tell what is added to all logits of a row alike, but whoever reads logits by themselves does. So
-    half its square counts, too: a divergence is about half the variance of what is added to likely classes, which this
-    makes half the mean square. In three dimensions, as language models give them, nobody reads logits so.
+    Args:
+        measures: the kind of loss for each output.
+        got: the outputs that are compared, by name.
+        wanted: what they should be.
+        temperature: what logits are divided by before they become probabilities.
+        offsets: whether what is added to all logits of a row alike counts, too, which probabilities don't tell. The
+            divergence is about half the variance of what is added to likely classes, and half the square of its mean
+            makes that half the mean square. Nobody reads logits in three dimensions, as language models give them, one
+            by one; their offsets don't count.
     """
-    losses = [_distance(kind, got[name].float(), wanted[name].float(), temperature) for name, kind in measures.items()]
+    losses = [
+        _distance(kind, got[name].float(), wanted[name].float(), temperature, offsets=offsets)
+        for name, kind in measures.items()
+    ]
     return sum(losses[1:], start=losses[0])
 
 
-def _distance(kind: LossKind, got: "Tensor", wanted: "Tensor", temperature: float) -> "Tensor":
+def _distance(kind: LossKind, got: "Tensor", wanted: "Tensor", temperature: float, *, offsets: bool) -> "Tensor":
     if kind is LossKind.NUMBERS:
         return (got - wanted).square().sum() / wanted.square().sum().clamp_min(1e-12)
     if kind is LossKind.PROBABILITIES:
         got, wanted = got.clamp_min(1e-12).log(), wanted.clamp_min(1e-12).log()
     ours, theirs = (logits.div(temperature).log_softmax(-1) for logits in (got, wanted))
     divergence = (theirs.exp() * (theirs - ours)).sum(-1).mean() * temperature**2
-    if kind is LossKind.PROBABILITIES or got.ndim > 2:
+    if not offsets or kind is LossKind.PROBABILITIES or got.ndim > 2:
         return divergence
-    added = (theirs.exp() * (got - wanted)).sum(-1)
-    return divergence + added.square().mean() / 2
+    return divergence + (theirs.exp() * (got - wanted)).sum(-1).square().mean() / 2

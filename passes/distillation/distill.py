@@ -76,7 +76,7 @@ class Distillation(Training):
             teacher = aligned(teacher, graph, pairs_of("outputs", self.outputs))
         batches = [piece.feeds for piece in judging]
         reference = Reference(teacher, batches)
-        judge = Judge(reference, batches, judged(context, judging), self.loss)
+        judge = Judge(reference, batches, judged(context, judging), self.loss, offsets=True)
         if not judge.measures:
             raise UsageError(f"{self.name}: the model has no float output to match")
         temperature = self.temperature or _temperature(graph, Judge(reference, batches, loss=self.loss))
@@ -101,7 +101,7 @@ class Distillation(Training):
         got: "Mapping[str, Tensor]",
         wanted: "Mapping[str, Tensor]",
     ) -> "Tensor":
-        loss = measure(judge.measures, judge.parts.split(got), judge.parts.split(wanted), temperature)
+        loss = measure(judge.measures, judge.parts.split(got), judge.parts.split(wanted), temperature, offsets=True)
         if self.label_weight:
             name, kind = next(iter(judge.measures.items()))
             right = cross_entropy(name, of_probabilities=kind is LossKind.PROBABILITIES)

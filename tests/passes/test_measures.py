@@ -1,6 +1,6 @@
 """Measures: which comparison an output gets, and what the comparisons measure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -89,6 +89,22 @@ def test_probabilities_are_softened_as_their_logits_would_be() -> None:
     probabilities = [np.exp(logits) / np.exp(logits).sum() for logits in (ours, theirs)]
 
     assert of(LossKind.PROBABILITIES, *probabilities, temperature=3.0) == pytest.approx(as_logits, rel=1e-4)
+
+
+@pytest.mark.parametrize(("shape", "expected"), [((5, 3), 2.0), ((5, 1, 3), 0.0)])
+def test_what_is_added_to_all_logits_counts_where_it_is_asked_for(shape: Sequence[int], expected: float) -> None:
+    wanted = {"y": torch.from_numpy(np.random.default_rng(0).standard_normal(shape))}
+    got = {"y": wanted["y"] + 2}
+    for offsets in (False, True):
+        found = float(measure({"y": LossKind.LOGITS}, got, wanted, 4.0, offsets=offsets))
+        assert found == pytest.approx(expected * offsets, abs=1e-5)
+
+
+def test_divergence_and_offsets_are_half_the_mean_square_at_high_temperatures() -> None:
+    random = np.random.default_rng(0)
+    got, wanted = ({"y": torch.from_numpy(random.standard_normal((50, 3)))} for _ in range(2))
+    found = float(measure({"y": LossKind.LOGITS}, got, wanted, 100.0, offsets=True))
+    assert found == pytest.approx(float((got["y"] - wanted["y"]).square().mean()) / 2, rel=0.02)
 
 
 def test_probabilities_of_zero_give_a_finite_loss() -> None:
