@@ -163,6 +163,7 @@ def test_workers_that_do_not_fit_into_memory_are_warned_of(
     assert doubts.texts == [f"4 workers are likely to take 4 MB of memory, {it}" for it in told]
 
 
+@pytest.mark.wide
 def test_the_fastest_plans_are_timed_in_one_run_before_one_is_chosen(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

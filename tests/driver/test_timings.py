@@ -110,6 +110,7 @@ def test_another_build_by_the_same_times_makes_the_same(
     assert differences(first, folder, SILENT) == []
 
 
+@pytest.mark.wide
 def test_what_differs_in_what_is_built_again_is_named(folder: Path, caches: Callable[[], None]) -> None:
     bounds = {"budget": {"latency": "1 s", "size": "1 MB"}}  # which the manifest has as numbers
     artifact = build(recipe(folder, "dist", **bounds)).directory
