@@ -37,7 +37,7 @@ def test_models_run_in_turn() -> None:
         seen.append(name)
         time.sleep(0.03)  # longer than a block: one call for each
 
-    latencies = interleaved([lambda: model("a"), lambda: model("b")])
+    latencies = interleaved([lambda: model("a"), lambda: model("b")], lambda rounds: rounds.shape[1] == FEWEST_ROUNDS)
     assert len(latencies) == 2
     assert all(latency.rounds.min() >= 0.03 for latency in latencies)
     after_warm_up = "".join(seen).lstrip("a").lstrip("b")

@@ -137,6 +137,7 @@ def test_the_backend_of_the_earlier_build_is_taken_where_the_recipe_leaves_the_c
         assert prepare(recipe(folder, "dist", backend=asked), SILENT, (), Earlier((), "tvm")).backend == taken
 
 
+@pytest.mark.wide
 def test_times_that_were_changed_or_are_of_another_pass_are_not_gone_by(
     folder: Path, caches: Callable[[], None]
 ) -> None:

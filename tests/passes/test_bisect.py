@@ -213,7 +213,7 @@ def test_where_every_check_holds_nothing_is_found(source: Graph, check: NumericC
 @pytest.mark.parametrize(
     ("mistake", "at", "most"),
     [
-        ("operands", "layer1.0.conv1", 2),
+        pytest.param("operands", "layer1.0.conv1", 2, marks=pytest.mark.wide),
         ("pad", "layer2.1.conv2", 1),
         pytest.param("type", "layer4.1.conv1", 1, marks=pytest.mark.wide),
         pytest.param("axis", "fc", 1, marks=pytest.mark.wide),

@@ -176,6 +176,7 @@ def test_arrays_that_claim_more_than_they_hold(shape: tuple, content: bytes, mes
         read_data("data.npz", tmp_path, PORTS)
 
 
+@pytest.mark.wide
 def test_an_npz_that_unpacks_to_gigabytes(tmp_path: Path) -> None:
     rows = 75_000_000
     with (

@@ -86,6 +86,7 @@ def test_lines_are_compared_a_few_times_each(change: str) -> None:
     assert patched(before, diff) == after
 
 
+@pytest.mark.wide
 def test_the_dump_of_a_long_graph_has_its_diff(tmp_path, context) -> None:
     kind = TensorType(DType.float32, (8,))
     graph = Graph()
