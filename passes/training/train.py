@@ -98,7 +98,7 @@ class Training(Pass):
             it is warmed up, and falls to zero along a cosine. 0 tries several rates for a few steps, and takes the next
             larger one than that which lowers the loss most on what is held out.
         weight_decay: how much of its weights each layer loses in a step, as a multiple of the rate, apart from what
-            gradients ask for; biases lose nothing.
+            gradients ask for; biases, integers and their scales lose nothing.
         clip: the most that the norm of all gradients together may be, as a multiple of its median in the steps so far;
             0 for no bound.
         average: the share of itself that a moving average of the weights keeps at each step, such as 0.99; the average
@@ -145,9 +145,8 @@ class Training(Pass):
         planned = self._scales(student, frozen)
         roundings = make_trainable(student, frozen)
         scales = learn_scales(student, planned)
-        weights += [rounding.floats for rounding in roundings]
-        decayed = {weight for weight in weights if self.weight_decay and weight.data.ndim > 1}
-        weights += [scale.operands[1] for scale in scales if scale.least]
+        decayed = {it for it in weights if self.weight_decay and it.data.size > max(it.data.shape)}
+        weights += [rounding.floats for rounding in roundings] + [scale.operands[1] for scale in scales if scale.least]
         if not weights:
             raise UsageError(f"{self.name}: the model has no weights to train" + " but frozen ones" * bool(frozen))
         pieces = divide(student, context.calibration, _labels(context))
