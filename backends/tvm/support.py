@@ -88,15 +88,15 @@ def _is_turned(value: Value) -> bool:
     return value.producer is not None and value.producer.operator == "Transpose" and bool(_untied(value.producer))
 
 
-def is_nibble_product(node: Node) -> bool:
-    """Whether it multiplies float32 with constant weights in 4 bits, of whole blocks."""
+def is_product_of_few_bits(node: Node) -> bool:
+    """Whether it multiplies float32 with constant weights in 2, 4 or 8 bits, of whole blocks."""
     x = node.operand(0)
     weight = BlockWeight.of(node)
     return (
         x.dtype is DType.float32
         and 0 not in x.shape
         and weight is not None
-        and weight.scheme.bits == 4
+        and weight.scheme.bits in (2, 4, 8)
         and weight.zero_points.dtype == np.uint8
         and len(weight.codes) % weight.scheme.block == 0
     )
@@ -194,7 +194,7 @@ SUPPORT = Support(
         "QuantizeLinear": lambda node: not _is_on_grid(node),
         "RMSNormalization": lambda node: not _is_normalized_by_row(node),
         "SpaceToDepth": lambda node: node.attributes.get("mode", "DCR") == "CRD",
-        MATMUL_NBITS: lambda node: not is_nibble_product(node) and with_block_sums(node) is None,
+        MATMUL_NBITS: lambda node: not is_product_of_few_bits(node) and with_block_sums(node) is None,
         ROW_QUANTIZER: lambda node: not _is_of_known_rows(node),
         "TopK": _is_uint64,
         "Trilu": _is_computed,

@@ -32,9 +32,9 @@ class Costs:
         vector_work: operations on vectors below which waking other threads costs more than they save.
         row_elements: elements of rows below which waking other threads costs more than they save.
         chunk: elements of a task in kernels that walk through memory: waking a thread for fewer costs more.
-        int4_rows: rows up to which unpacking codes of 4 bits for each tile is faster than a whole panel once
-            (`benchmarks/int4_kernels.py` compares 1 to 128 rows).
-        int4_vectors: the most vectors in a tile of up to `int4_rows` rows.
+        few_bits_rows: rows up to which unpacking codes of 4 bits for each tile is faster than a whole panel once
+            (`benchmarks/few_bits_kernels.py` compares 1 to 128 rows).
+        few_bits_vectors: the most vectors in a tile of up to `few_bits_rows` rows.
         sparse_load: the share of a load that isn't hidden behind multiply-adds where blocks of weights are skipped.
         sparse_vectors: the most vectors of a block that may be left out: wider ones are seldom zero as a whole.
         sparse_rows: rows that all panels of weights with skipped blocks are multiplied with in turn.
@@ -58,8 +58,8 @@ class Costs:
     vector_work: int = 1 << 14
     row_elements: int = 1 << 14
     chunk: int = 1 << 12
-    int4_rows: int = 8
-    int4_vectors: int = 8
+    few_bits_rows: int = 8
+    few_bits_vectors: int = 8
     sparse_load: float = 0.25
     sparse_vectors: int = 3
     sparse_rows: int = 32

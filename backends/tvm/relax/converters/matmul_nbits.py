@@ -1,4 +1,4 @@
-"""Matrix products (GEMM) with 4-bit weights."""
+"""Matrix products (GEMM) with weights of few bits."""
 
 import numpy as np
 from tvm import relax, tirx
@@ -6,8 +6,8 @@ from tvm import relax, tirx
 from .....ir.block_weight import BlockWeight
 from .....ir.graph import Node
 from ...kernels.epilogue import Epilogue
+from ...kernels.few_bits_gemm import FewBitsOperands
 from ...kernels.gemm import Gemm, gemm_kernel
-from ...kernels.int4_gemm import Int4Operands
 from ...kernels.machine import Machine
 from ...kernels.vector_math import ELEMENTS
 from ..emitter import Emitter, known_sizes
@@ -24,7 +24,7 @@ def _product(emitter: Emitter, group: FusionGroup) -> relax.Expr:
     assert weight is not None  # legalize has spelled out the others
     kernel, right = kernel_for(known_sizes(x.shape[:-1]), weight, emitter.machine, group.epilogue)
     arguments = [emitter.tensor(x), *map(relax.const, right), *operands(emitter, group, weight.codes.shape[1])]
-    return emitter.prim_func("nibble_gemm", kernel, arguments, group.output.type)
+    return emitter.prim_func("few_bits_gemm", kernel, arguments, group.output.type)
 
 
 def kernel_for(
@@ -32,7 +32,7 @@ def kernel_for(
 ) -> tuple[tirx.PrimFunc, list[np.ndarray]]:
     """Return a kernel of `[*lead, K]`, and the weight's packed codes, scales and zero points for it."""
     sizes = Gemm(lead, *weight.codes.shape)
-    right = Int4Operands.of(weight.codes, weight.scheme.block, machine)
+    right = FewBitsOperands.of(weight.codes, weight.scheme.bits, weight.scheme.block, machine)
     tile = right.tile(sizes, machine)
     packed = right.packed(weight.codes, weight.scales, weight.zero_points, tile)
     return gemm_kernel(sizes, tile, machine, epilogue, right), packed

@@ -1,9 +1,9 @@
-"""GEMM of float32 with constant 4-bit weights, with a scale and a zero point for each block along K.
+"""GEMM of float32 with constant weights in 2, 4 or 8 bits, with a scale and a zero point for each block along K.
 
 Few rows are multiplied with the codes as they come out of memory, whose bandwidth is the limit: the products of a block
 are summed first, and then scaled. For more rows, each panel of weights is dequantized once, and the rest is a GEMM of
 float32. VNNI multiplies any number of rows with the codes: numbers are brought to a common scale in each block, and
-split into three limbs, digits to the base of 256 (docs/tvm.md, "Weights in 4 bits").
+split into three limbs, digits to the base of 256 (docs/tvm.md, "Weights of few bits").
 """
 
 from abc import abstractmethod
@@ -18,7 +18,7 @@ from tvm.script.ir_builder import tirx as T
 from .epilogue import Result
 from .gemm import Dense, Gemm, Nest, Operands, Place, Product, panels, tiles
 from .instructions.base import FMA
-from .instructions.int4 import WORD, Int4, Int4Dot, Int4Fma
+from .instructions.few_bits import FewBits, FewBitsDot, FewBitsFma
 from .machine import Machine
 from .prim_func import argument, either, maybe_parallel
 from .tiles import Spot, Tile, Vector
@@ -38,18 +38,18 @@ _VECTORS = {1: 4, 2: 2, 3: 2, 4: 1}
 
 
 @dataclass(frozen=True, slots=True)
-class Int4Operands(Operands):
-    """Codes of weights in 4 bits, with scales and zero points that the rows of a block share."""
+class FewBitsOperands(Operands):
+    """Codes of weights in few bits, with scales and zero points that the rows of a block share."""
 
     block: int
-    instruction: Int4
+    instruction: FewBits
 
     @staticmethod
-    def of(codes: np.ndarray, block: int, machine: Machine) -> "Int4Operands":
+    def of(codes: np.ndarray, bits: int, block: int, machine: Machine) -> "FewBitsOperands":
         """Return the operands for codes `[K, N]`: as limbs, where VNNI has vectors of 512 bits that they fill."""
         if machine.has_wide_dots and codes.shape[1] >= _LANES:
-            return LimbOperands(block, Int4Dot(_LANES))
-        return FloatOperands(block, Int4Fma(machine.is_x86))
+            return LimbOperands(block, FewBitsDot(_LANES, bits))
+        return FloatOperands(block, FewBitsFma(bits, machine.is_x86))
 
     @abstractmethod
     def tile(self, gemm: Gemm, machine: Machine) -> Tile:
@@ -62,7 +62,7 @@ class Int4Operands(Operands):
 
     def emit(self, nest: Nest, batch_dims: Sequence[Scalar], declare: Callable[[], Result]) -> None:
         k, panels, columns = known(nest.x.shape[1]), nest.panels, nest.tile.columns
-        codes = argument("codes", (panels, k // WORD, columns), self.instruction.rhs_dtype)
+        codes = argument("codes", (panels, k // self.instruction.word, columns), self.instruction.rhs_dtype)
         scales = argument("scales", (panels, k // self.block, columns))
         zero_points = argument("zero_points", (panels, k // self.block, columns), self.instruction.zero_point_dtype)
         self.multiply(nest, (codes, scales, zero_points), declare())
@@ -72,16 +72,16 @@ class Int4Operands(Operands):
         """Emit the kernel's code."""
 
 
-class FloatOperands(Int4Operands):
+class FloatOperands(FewBitsOperands):
     """Weights that are multiplied with the left operand's elements as they are."""
 
     def tile(self, gemm: Gemm, machine: Machine) -> Tile:
-        if gemm.m is None or gemm.m > machine.costs.int4_rows:
+        if gemm.m is None or gemm.m > machine.costs.few_bits_rows:
             return tiles(gemm, machine)[0]
         return Tile(gemm.m, min(_few_columns(gemm.m, machine), gemm.n), machine.lanes)
 
     def multiply(self, nest: Nest, buffers: Buffers, result: Result) -> None:
-        most, machine, blocks = nest.machine.costs.int4_rows, nest.machine, known(buffers[1].shape[1])
+        most, machine, blocks = nest.machine.costs.few_bits_rows, nest.machine, known(buffers[1].shape[1])
 
         def few() -> None:
             totals = T.alloc_buffer((most, blocks), "float32")
@@ -98,20 +98,21 @@ class FloatOperands(Int4Operands):
     def _dequantized(self, nest: Nest, buffers: Buffers, panel: Scalar) -> Product:
         """Emit a buffer `[1, K, column of the tile]` with a panel's weights in float32; return the product with it."""
         codes, scales, zero_points = buffers
-        whole, words = T.alloc_buffer((1, nest.x.shape[1], nest.tile.columns), "float32"), self.block // WORD
+        whole, count = T.alloc_buffer((1, nest.x.shape[1], nest.tile.columns), "float32"), self.instruction.word
+        words = self.block // count
         with T.serial(0, scales.shape[1]) as block:
             for start, lanes in nest.tile.vectors:
                 at = ramp(start, lanes)
                 scale, zero_point = held(scales[panel, block, at]), held(cast(zero_points[panel, block, at], "float32"))
                 with T.serial(0, words) as step:
                     word = held(codes[panel, block * words + step, at])
-                    for index in range(WORD):
+                    for index in range(count):
                         weight = (self.instruction.unpack(word, index) - zero_point) * scale
-                        T.buffer_store(whole, weight, [0, (block * words + step) * WORD + index, at])
+                        T.buffer_store(whole, weight, [0, (block * words + step) * count + index, at])
         return Dense(FMA, nest.x, whole)
 
 
-class LimbOperands(Int4Operands):
+class LimbOperands(FewBitsOperands):
     """Weights that are multiplied with limbs of the left operand's elements."""
 
     def tile(self, gemm: Gemm, machine: Machine) -> Tile:
@@ -158,7 +159,7 @@ def _split(x: tirx.Buffer, row: Scalar, places: Sequence[Scalar], limbs: tirx.Bu
 
 def _few_columns(rows: int, machine: Machine) -> int:
     """Return a tile's columns for few rows: a vector takes a register for codes and, for each row, two for sums."""
-    return max(min((machine.registers - 2) // (2 * rows + 1), machine.costs.int4_vectors), 1) * machine.lanes
+    return max(min((machine.registers - 2) // (2 * rows + 1), machine.costs.few_bits_vectors), 1) * machine.lanes
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +170,7 @@ class _Blocks(Product):
     `[row, block]`; `left` returns elements of the left operand for a limb, a row and places along K.
     """
 
-    instruction: Int4
+    instruction: FewBits
     codes: tirx.Buffer
     scales: tirx.Buffer
     zero_points: tirx.Buffer
@@ -188,11 +189,11 @@ class _Blocks(Product):
     def walk(self, step: Callable[[Scalar, int], None], chains: int) -> None:
         words = known(self.codes.shape[1]) // known(self.scales.shape[1])
         with T.serial(0, words) as word:
-            step(self.block * words + word, WORD // self.instruction.k_per_instruction)
+            step(self.block * words + word, self.instruction.word // self.instruction.k_per_instruction)
 
     def load_a(self, row: Scalar, first: Scalar, count: int, lanes: int) -> list[Sequence[tirx.Expr]]:
         together, left = self.instruction.k_per_instruction, self.instruction.broadcast_lhs
-        places = [ramp(first * WORD + step * together, together) for step in range(count)]
+        places = [ramp(first * self.instruction.word + step * together, together) for step in range(count)]
         return [[left(self.left(limb, row, at), lanes)[0] for limb in range(self.limbs)] for at in places]
 
     def load_b(self, place: Place, first: Scalar, count: int, tile: Tile) -> Iterator[Mapping[int, tirx.Expr]]:

@@ -1,10 +1,9 @@
 """What weights in 8, 4 and 2 bits gain for a product of a few rows: the source of `weights` in targets/*.toml.
 
-    python benchmarks/int4_kernels.py [threads]
+    python benchmarks/few_bits_kernels.py [threads]
 
-planish's kernels for TVM, in 4 bits and in float32, beside ONNX Runtime's: MatMulNBits that computes in float32, the
-same with activations in 8 bits (accuracy level 4), also of weights in 8 and 2 bits, and MatMul. They run in turn; each
-time is the fastest of many.
+planish's kernels for TVM, in few bits and in float32, beside ONNX Runtime's: MatMulNBits that computes in float32, the
+same with activations in 8 bits (accuracy level 4), and MatMul. They run in turn; each time is the fastest of many.
 """
 
 import os
@@ -37,15 +36,18 @@ SECONDS = 1.5
 Call = Callable[[], object]
 
 
-def ours(x: np.ndarray, weight: BlockWeight, threads: int) -> dict[str, Call]:
+def ours(x: np.ndarray, matrix: np.ndarray, threads: int) -> dict[str, Call]:
     """Calls of the kernels for TVM."""
     target = replace(load_target("native"), threads=threads)
-    machine, sizes = Machine.of(target), Gemm(x.shape[:1], *weight.codes.shape)
+    machine, sizes = Machine.of(target), Gemm(x.shape[:1], *matrix.shape)
     plain = tiles(sizes, machine)[0]
     kernels = {
-        "4 bits": kernel_for(sizes.batch_dims, weight, machine, Epilogue()),
-        "float32": (gemm_kernel(sizes, plain, machine, Epilogue()), [packed(weight.floats, plain)]),
+        f"{bits} bits": kernel_for(
+            sizes.batch_dims, BlockWeight.nearest(matrix, BlockScheme(bits, BLOCK)), machine, Epilogue()
+        )
+        for bits in (8, 4, 2)
     }
+    kernels["float32"] = gemm_kernel(sizes, plain, machine, Epilogue()), [packed(matrix, plain)]
     calls: dict[str, Call] = {}
     for name, (kernel, right) in kernels.items():
         main = compile(IRModule({"main": kernel.with_attr("global_symbol", "main")}), target=llvm_target(target))[
@@ -106,16 +108,15 @@ def main(threads: int = 1) -> None:
     generator = np.random.default_rng(0)
     for depth, columns in SHAPES:
         matrix = generator.standard_normal((depth, columns), np.float32)
-        weight = BlockWeight.nearest(matrix, BlockScheme(4, BLOCK))
         for rows in ROWS:
             x = generator.standard_normal((rows, depth), np.float32)
-            times = fastest(ours(x, weight, threads) | onnx_runtime(x, matrix, threads))
+            times = fastest(ours(x, matrix, threads) | onnx_runtime(x, matrix, threads))
             print(f"{rows} x {depth} x {columns}, {threads} threads")
             for name, seconds in times.items():
                 ratio = seconds / times["planish, 4 bits"]
                 print(
                     f"  {name:36} {seconds * 1e6:9.1f} us  "
-                    f"{2 * rows * weight.codes.size / seconds / 1e9:6.1f} GFLOP/s  {ratio:5.2f}"
+                    f"{2 * rows * matrix.size / seconds / 1e9:6.1f} GFLOP/s  {ratio:5.2f}"
                 )
 
 
