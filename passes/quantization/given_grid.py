@@ -42,19 +42,28 @@ def given_grid(weight: np.ndarray, scheme: BlockScheme) -> BlockWeight | None:
 
 
 def _grid(blocks: np.ndarray, codes: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return the least number and the step of each block in `[blocks, block, N]`; None if some has too many steps."""
+    """Return the least number and the step of each block in `[blocks, block, N]`; None if some has too many steps.
+
+    The least gap between two numbers of a block is one step or a few, so few counts of steps have to be tried.
+    """
     low, high = blocks.min(axis=1), blocks.max(axis=1)
-    is_found = low == high
-    step = np.where(is_found & (low != 0), np.abs(low), 1).astype(np.float32)
-    above = blocks - low[:, None]
-    for count in range(1, codes):
-        tried = np.where(is_found, step, (high - low) / np.float32(count))
-        error = np.abs(np.rint(above / tried[:, None]) * tried[:, None] - above).max(axis=1)
-        fits = ~is_found & (error <= _tolerance(blocks))
-        step, is_found = np.where(fits, tried, step), is_found | fits
-        if is_found.all():
-            return low, step
-    return (low, step) if is_found.all() else None
+    step = np.where((low == high) & (low != 0), np.abs(low), 1).astype(np.float32)
+    places = np.nonzero(low < high)
+    above = (blocks - low[:, None]).swapaxes(1, 2)[places]
+    width, tolerance = (high - low)[places], _tolerance(blocks)[places]
+    gaps = np.diff(np.sort(above, axis=1), axis=1)
+    gap = np.where(gaps > 2 * tolerance[:, None], gaps, np.inf).min(axis=1, initial=np.inf)
+    gap, found, left = np.minimum(gap, width), np.ones_like(width), np.arange(len(width))
+    for steps in range(1, codes):
+        counts = np.rint(width[left] * steps / gap[left])
+        if counts.max(initial=0) >= codes:
+            return None
+        tried = found[left] = width[left] / counts
+        part = above[left] if steps > 1 else above
+        error = np.abs(np.rint(part / tried[:, None]) * tried[:, None] - part).max(axis=1, initial=0)
+        left = left[error > tolerance[left]]
+    step[places] = found
+    return low, step
 
 
 def _tolerance(blocks: np.ndarray) -> np.ndarray:

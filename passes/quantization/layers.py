@@ -1,10 +1,11 @@
 """Which layers can compute in integers, or with integer weights, and why the others can't."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ...ir.block_weight import BlockScheme
 from ...ir.builder import Builder
 from ...ir.graph import Constant, Graph, Node, Value
 from ...ir.operators import has_trait
@@ -162,6 +163,11 @@ def float_inputs(layers: Sequence[Layer]) -> list[Value]:
 def tied_bits(bits: int) -> int:
     """The bits of a weight whose rows are looked up as well: 8, or 7 where 8 would saturate or fewer are asked for."""
     return max(bits, 7)
+
+
+def scheme_of(layer: Layer, scheme: BlockScheme) -> BlockScheme:
+    """The scheme of a layer's weight among weights in a scheme: 8 bits where its rows are looked up as well."""
+    return replace(scheme, bits=8) if layer.is_tied else scheme
 
 
 def held_integers(op: Builder, integers: np.ndarray, bits: int, name: str) -> Value:

@@ -26,7 +26,7 @@ from .embeddings import Lookup, quantize_embeddings
 from .equalize import Equalization
 from .given_grid import given_grid
 from .image_means import pool_image_means
-from .layers import Layer, SelectedLayers, WeightKey, select_layers
+from .layers import Layer, SelectedLayers, WeightKey, scheme_of, select_layers
 from .logarithms import before_logarithms
 from .losses import last_batches, losses
 from .observed import Observed, unstretched
@@ -67,8 +67,7 @@ class Quantize(Pass):
         scheme: `int8` fixes the range of every activation beforehand, from calibration data; `int8-dynamic` finds it
             anew at run time, for MatMul and Gemm only; `int8-weights`, `int4`, `int3` and `int2` store weights alone in
             as many bits (3 take up 4) and leave activations in float, for models that read each weight for a few rows
-            at a time, as those that generate text do. For `int8-weights` and `int2`, TVM has no kernels yet, and
-            multiplies by floats.
+            at a time, as those that generate text do. An embedding table that a head multiplies by has 8 bits in all.
         block: how many weights of a column share a scale and a zero point, chosen for the least squared error, in the
             schemes for weights alone; a power of two from 16, or 0 for whole columns. The last block may be shorter.
         symmetric: whether, in the schemes for weights alone, all zero points are the middle code, and none are stored.
@@ -227,7 +226,7 @@ class Quantize(Pass):
         means = ChannelMeans.of(graph, selection.layers, few, context)
         for done, (key, layers) in enumerate(sharing.items()):  # one weight at a time is held beside the graph
             context.progress("rounding weights", done, len(sharing))
-            tables |= quantize_weights(graph, layers, {key: _rounded(layers[0].matrix, scheme)})
+            tables |= quantize_weights(graph, layers, {key: _rounded(layers[0].matrix, scheme_of(layers[0], scheme))})
         counts = {"layers": len(selection.layers)}
         if corrects:
             counts["biases"] = means.correct(Reference(graph), few, context)

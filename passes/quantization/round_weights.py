@@ -18,7 +18,7 @@ from .calibrate import first_batches
 from .correct_biases import CORRECTED_ON, ChannelMeans
 from .embeddings import quantize_embeddings
 from .given_grid import given_grid
-from .layers import Layer, WeightKey, select_layers
+from .layers import Layer, WeightKey, scheme_of, select_layers
 from .sweep import Moments, sweep
 from .weights import quantize_weights
 
@@ -72,7 +72,7 @@ class WeightRounding(Pass):
         def visit(layers: Sequence[Layer], moments: Moments) -> Mapping[Layer, np.ndarray]:
             for layer in layers:
                 if layer.key not in rounded:
-                    rounded[layer.key], kind = self._best(layer.matrix, moments)
+                    rounded[layer.key], kind = self._best(layer, moments)
                     counts[kind] += 1
                     if kind in ("plain", "clipped"):
                         misses.append(f"{layer.node.location}: {kind} rounding does better on held-out inputs")
@@ -90,12 +90,12 @@ class WeightRounding(Pass):
     def round(self, weight: np.ndarray, scheme: BlockScheme, moments: Moments) -> BlockWeight:
         """Round a matrix `[K, N]` whose inputs have these moments; a method must not use the held-out ones."""
 
-    def _best(self, weight: np.ndarray, moments: Moments) -> tuple[BlockWeight, str]:
+    def _best(self, layer: Layer, moments: Moments) -> tuple[BlockWeight, str]:
         """The weight that does best on held-out inputs, and its rounding: `plain`, `clipped`, or the method's name.
 
         Weights that lie on a grid already (`given`) need no judge.
         """
-        scheme = BlockScheme(self.bits, self.block)
+        weight, scheme = layer.matrix, scheme_of(layer, BlockScheme(self.bits, self.block))
         if (given := given_grid(weight, scheme)) is not None:
             return given, "given"
         found = {

@@ -63,31 +63,15 @@ def quantize_weights(
 
 
 def _code_rows(parts: Sequence[Constant], weight: BlockWeight) -> Lookup:
-    """Return how rows of a table are looked up in the codes, scales and zero points that a head multiplies by."""
-    bits, block, depth = weight.scheme.stored_bits, weight.stored_block, len(weight.codes)
-    blocks = -(-depth // block)
+    """Return how rows of a table are looked up in the codes, in bytes, scales and zero points that a head has."""
+    depth, blocks = len(weight.codes), -(-len(weight.codes) // weight.stored_block)
 
     def rows(op: Builder, places: Value) -> Value:
-        codes, scales, *offsets = [op.Gather(part, places) for part in parts]
+        codes, scales, *offsets = [op.Cast(op.Gather(part, places), to=DType.float32) for part in parts]
+        zeros = op.Unsqueeze(offsets[0], [-1]) if offsets else np.float32(weight.scheme.codes // 2)
+        floats = op.Mul(op.Sub(codes, zeros), op.Unsqueeze(scales, [-1]))
         lead = [0] * places.type.rank  # a 0 makes Reshape keep a size
-        steps = op.Cast(op.Reshape(_unpacked(op, codes, bits), [*lead, blocks, block]), to=DType.float32)
-        zeros = op.constant(np.float32(2 ** (bits - 1)))
-        for found in offsets:
-            packed = found if found.dtype.is_float else op.Reshape(_unpacked(op, found, bits), [*lead, -1])
-            zeros = op.Unsqueeze(op.Cast(_cut(op, packed, blocks), to=DType.float32), [-1])
-        floats = op.Mul(op.Sub(steps, zeros), op.Unsqueeze(scales, [-1]))
-        return _cut(op, op.Reshape(floats, [*lead, blocks * block]), depth)
+        whole = op.Reshape(floats, [*lead, blocks * weight.stored_block])
+        return whole if whole.shape[-1] == depth else op.Slice(whole, [0], [depth], [-1])
 
     return rows
-
-
-def _unpacked(op: Builder, octets: Value, bits: int) -> Value:
-    """The codes in bytes, the lower bits first, along a new axis."""
-    if bits == 8:
-        return octets
-    shifted = op.BitShift(op.Unsqueeze(octets, [-1]), np.arange(0, 8, bits, dtype=np.uint8), direction="RIGHT")
-    return op.BitwiseAnd(shifted, np.uint8(2**bits - 1))
-
-
-def _cut(op: Builder, x: Value, size: int) -> Value:
-    return x if x.shape[-1] == size else op.Slice(x, [0], [size], [-1])
