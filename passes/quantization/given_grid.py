@@ -61,9 +61,11 @@ def _grid(blocks: np.ndarray, codes: int) -> tuple[np.ndarray, np.ndarray] | Non
         tried = found[left] = width[left] / counts
         part = above[left] if steps > 1 else above
         error = np.abs(np.rint(part / tried[:, None]) * tried[:, None] - part).max(axis=1, initial=0)
-        left = left[error > tolerance[left]]
+        left = left[~(error <= tolerance[left])]  # so that infinity lies on no grid
+        if not left.size:
+            break
     step[places] = found
-    return low, step
+    return None if left.size else (low, step)
 
 
 def _tolerance(blocks: np.ndarray) -> np.ndarray:

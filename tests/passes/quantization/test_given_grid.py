@@ -24,7 +24,7 @@ def dequantized(k: int, n: int, bits: int, block: int, whole: bool) -> np.ndarra
 @given(
     k=st.integers(1, 100),
     n=st.integers(1, 70),
-    bits=st.integers(2, 4),
+    bits=st.integers(2, 8),
     block=st.sampled_from([0, 16, 32]),
     whole=st.booleans(),
 )
