@@ -116,10 +116,11 @@ class LimbOperands(FewBitsOperands):
     """Weights that are multiplied with limbs of the left operand's elements."""
 
     def tile(self, gemm: Gemm, machine: Machine) -> Tile:
-        rows = max(_VECTORS)
-        if gemm.m is not None:
+        rows, vectors = max(_VECTORS), _VECTORS[1]  # any number of rows, or one
+        if gemm.m is not None:  # codes are read as they lie
             rows = min(_VECTORS, key=lambda rows: (ceil_div(gemm.m or 1, rows) * rows, -rows))
-        return Tile(rows, min(_VECTORS[1], gemm.n // _LANES) * _LANES, _LANES)
+            vectors = _VECTORS[rows]
+        return Tile(rows, min(vectors, gemm.n // _LANES) * _LANES, _LANES)
 
     def multiply(self, nest: Nest, buffers: Buffers, result: Result) -> None:
         blocks, k = known(buffers[1].shape[1]), known(nest.x.shape[1])
