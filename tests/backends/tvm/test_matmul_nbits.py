@@ -35,7 +35,8 @@ def multiplied(op, x, weight: BlockWeight, bias: np.ndarray | None = None):
     return op("com.microsoft::MatMulNBits", x, *weight.inputs, *beside, bits=weight.scheme.stored_bits, **sizes)
 
 
-SIZES = [(32, 1, 32, 4), (48, 50, 16, 4), (64, 16, 64, 4), (96, 131, 32, 4), (64, 50, 32, 2), (64, 50, 32, 8)]
+SIZES = [(32, 1, 32, 4), (48, 50, 16, 4), (64, 16, 64, 4), (96, 131, 32, 4), (64, 50, 32, 8)]
+SIZES += [pytest.param(64, 50, 32, 2, marks=pytest.mark.wide)]
 
 
 @pytest.mark.parametrize(("depth", "columns", "block", "bits"), SIZES)
