@@ -354,7 +354,7 @@ def test_inspect(folder: Path) -> None:
     assert sum(row["count"] for row in operators.values()) == inspection["cost"]["nodes"]
     assert operators["Relu"]["int8"] == []
     assert any("onnxruntime" in row["int8"] for row in operators.values())
-    assert operators["Gemm"]["weights"] == {"onnxruntime": [8, 4, 2], "tvm": [4]}
+    assert operators["Gemm"]["weights"] == {"onnxruntime": [8, 4, 2], "tvm": [8, 4, 2]}
     assert {"first", "second"} <= inspection["modules"].keys()
     assert "first" in planish("inspect", "net.planish").stderr
     assert inspection["groups"] == []
