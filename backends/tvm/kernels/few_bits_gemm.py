@@ -31,6 +31,8 @@ _LANES = 16
 _LIMBS = 3
 _BITS = 22
 """Bits of the largest number in a block, so that its first limb has 7 with the sign."""
+_LONGEST = 2 ** (30 - _BITS)
+"""The numbers of the longest block whose sum fits into 32 bits with its sign, whatever they are."""
 _LEAST = 2.0**-100
 """The least size that the largest number of a block counts as, so that the scale has a finite reciprocal."""
 _VECTORS = {1: 4, 2: 2, 3: 2, 4: 1}
@@ -47,7 +49,7 @@ class FewBitsOperands(Operands):
     @staticmethod
     def of(codes: np.ndarray, bits: int, block: int, machine: Machine) -> "FewBitsOperands":
         """Return the operands for codes `[K, N]`: as limbs, where VNNI has vectors of 512 bits that they fill."""
-        if machine.has_wide_dots and codes.shape[1] >= _LANES:
+        if machine.has_wide_dots and codes.shape[1] >= _LANES and block <= _LONGEST:
             return LimbOperands(block, FewBitsDot(_LANES, bits))
         return FloatOperands(block, FewBitsFma(bits, machine.is_x86))
 

@@ -69,6 +69,15 @@ def test_products_of_any_size(
     agree(lambda op, x: multiplied(op, x, weight, normal(columns) if has_bias else None), normal(rows, blocks * block))
 
 
+def test_long_blocks_of_equal_numbers(agree) -> None:
+    """Their sum takes more bits than that of any other block as long."""
+    weight, sizes = weights(1024, 20, 1024), {"K": 1024, "N": 20, "block_size": 1024}
+    inputs = weight.stored_in(4, 1024)
+    agree(
+        lambda op, x: op("com.microsoft::MatMulNBits", x, *inputs, bits=4, **sizes), np.full((3, 1024), -1, np.float32)
+    )
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 def test_rows_of_every_size_and_what_is_no_number(agree, bits: int) -> None:
     """Blocks of zeros, subnormal and huge numbers are as exact, relative to their largest, as those around 1.
