@@ -67,7 +67,7 @@ class Quantize(Pass):
         scheme: `int8` fixes the range of every activation beforehand, from calibration data; `int8-dynamic` finds it
             anew at run time, for MatMul and Gemm only; `int8-weights`, `int4`, `int3` and `int2` store weights alone in
             as many bits (3 take up 4) and leave activations in float, for models that read each weight for a few rows
-            at a time, as those that generate text do. An embedding table that a head multiplies by has 8 bits in all.
+            at a time, as those that generate text do. An embedding table that a head multiplies by has 8 bits in each.
         block: how many weights of a column share a scale and a zero point, chosen for the least squared error, in the
             schemes for weights alone; a power of two from 16, or 0 for whole columns. The last block may be shorter.
         symmetric: whether, in the schemes for weights alone, all zero points are the middle code, and none are stored.
