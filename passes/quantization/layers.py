@@ -166,7 +166,7 @@ def tied_bits(bits: int) -> int:
 
 
 def scheme_of(layer: Layer, scheme: BlockScheme) -> BlockScheme:
-    """The scheme of a layer's weight among weights in a scheme: 8 bits where its rows are looked up as well."""
+    """The scheme of a layer's weight where others get `scheme`: one of 8 bits if its rows are looked up as well."""
     return replace(scheme, bits=8) if layer.is_tied else scheme
 
 

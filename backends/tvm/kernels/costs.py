@@ -32,7 +32,7 @@ class Costs:
         vector_work: operations on vectors below which waking other threads costs more than they save.
         row_elements: elements of rows below which waking other threads costs more than they save.
         chunk: elements of a task in kernels that walk through memory: waking a thread for fewer costs more.
-        few_bits_rows: rows up to which unpacking codes of 4 bits for each tile is faster than a whole panel once
+        few_bits_rows: rows up to which unpacking codes for each tile is faster than a whole panel once
             (`benchmarks/few_bits_kernels.py` compares 1 to 128 rows).
         few_bits_vectors: the most vectors in a tile of up to `few_bits_rows` rows.
         sparse_load: the share of a load that isn't hidden behind multiply-adds where blocks of weights are skipped.
