@@ -95,7 +95,7 @@ def smollm2(
     root: Annotated[Path, typer.Option(help="The folder where the texts' packages are unpacked.")] = Path("root"),
     work: Annotated[Path, typer.Option(help="The folder where the float model is kept.")] = Path("smollm2"),
     parameters: Annotated[float, typer.Option(help="The share of all parameters that goes.")] = 0.2,
-    windows: Annotated[int, typer.Option(help="Windows to judge on.")] = 24,
+    windows: Annotated[int, typer.Option(help="The most windows to judge on.")] = 24,
     count: Annotated[int, typer.Option(help="Windows to calibrate on.")] = 32,
     seeds: Annotated[int, typer.Option(help="Draws of the windows to calibrate on.")] = 1,
     backend: Annotated[str, typer.Option(help="The backend that is timed; empty for none.")] = "tvm",
@@ -111,7 +111,7 @@ def smollm2(
     whole = planish.optimize(whole, "cleanup,fuse", verify="structure").graph
     size, name = summarize(whole).parameters, whole.inputs[0].name
     decoder = sum(weight.numel() for name, weight in module.named_parameters() if "proj" in name)
-    print(f"float: {np.exp(exact.mean()):.3f}; {windows} windows, {count} to calibrate on", flush=True)
+    print(f"float: {np.exp(exact.mean()):.3f}; {len(judged)} windows, {count} to calibrate on", flush=True)
     for seed in range(seeds):
         calibration = place.calibration(seed, count)
         start, other = time.perf_counter(), place.module()

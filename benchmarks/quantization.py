@@ -84,7 +84,7 @@ class Settings:
         cache: the folder where prepared and trained models are kept.
         only: globs of `model or scheme: method`.
         seeds: draws of calibration data.
-        windows: windows of text to judge on.
+        windows: the most windows of text to judge on.
         calibration: windows or batches to calibrate on.
         limit: batches to judge on.
         epochs: epochs of training, where a network is trained.
@@ -124,7 +124,9 @@ def main(
     ),
     only: Annotated[list[str] | None, typer.Option(help="A glob of 'model or scheme: method'; repeatable.")] = None,
     seeds: Annotated[int, typer.Option(help="Draws of calibration data.")] = 5,
-    windows: Annotated[int, typer.Option(help="Windows of 512 tokens to judge a language model on.")] = 48,
+    windows: Annotated[
+        int, typer.Option(help="The most windows of 512 tokens to judge a language model on, a third from each text.")
+    ] = 48,
     calibration: Annotated[int, typer.Option(help="Windows or batches to calibrate on.")] = 32,
     limit: Annotated[int, typer.Option(help="The most batches to judge others on.")] = 10**6,
     epochs: Annotated[int, typer.Option(help="Epochs of training; 0 leaves weights random, for a trial.")] = 3,

@@ -55,7 +55,7 @@ class Place:
 
     Attributes:
         folder: the folder, which `prepare` has filled.
-        count: the number of windows that are used.
+        count: the most windows to judge on, of all texts together.
     """
 
     folder: Path
@@ -84,11 +84,17 @@ class Place:
     @property
     def logits(self) -> Path:
         """What the float model says of each window."""
-        return self.folder / "logits.npy"
+        return self.folder / f"logits-{self.count}.npy"
 
-    def windows(self) -> np.ndarray:
-        """Token ids of the held-out windows, int64[windows, 512], of each text in turn."""
-        return np.load(self.folder / "evaluation.npy")[: self.count]
+    @property
+    def evaluation(self) -> Path:
+        """The windows to judge on, by the name of the text."""
+        return self.folder / f"evaluation-{self.count}.npz"
+
+    def windows(self, *names: str) -> np.ndarray:
+        """Token ids of the held-out windows, int64[windows, 512], of some texts or all."""
+        with np.load(self.evaluation) as held:
+            return np.concatenate([held[name] for name in names or texts.TEXTS])
 
     def calibration(self, seed: int, count: int) -> np.ndarray:
         """Token ids of windows to calibrate on, int64[count, 512], drawn by a seed."""
@@ -184,27 +190,17 @@ Method = Callable[[Work], Logits]
 def prepare(folder: Path, root: Path, windows: int) -> Place:
     """Fill a folder, unless an earlier run did."""
     place = Place(folder, windows)
-    if place.logits.exists() and len(place.windows()) == windows:
-        return place
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = _load(place)
-    np.save(folder / "calibration.npy", _cut(tokenizer(texts.calibration())["input_ids"]))
-    held_out = [_held_out(tokenizer, name, root, -(-windows // len(texts.TEXTS))) for name in texts.TEXTS]
-    np.save(folder / "evaluation.npy", np.stack(held_out, axis=1).reshape(-1, WINDOW)[:windows])
-    _write_forms(place)
-    logits = runner(place.module())
-    kept = np.lib.format.open_memmap(
-        place.folder / "partial.npy", "w+", np.float32, (len(place.windows()), WINDOW, len(tokenizer))
-    )
-    for index, ids in enumerate(place.windows()):
-        kept[index] = logits(ids[None])[0]
-    kept.flush()
-    (place.folder / "partial.npy").rename(place.logits)
+    if not place.folded.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        _load(place)
+        _write_forms(place)
+    if not place.logits.exists():
+        _write_windows(place, root)
     return place
 
 
-def _load(place: Place) -> Any:
-    """The tokenizer; the model itself is written as one in float32, which no code takes to be quantized."""
+def _load(place: Place) -> None:
+    """Write the tokenizer, and the model as one in float32, which no code takes to be quantized."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, logging
 
     logging.disable_progress_bar()
@@ -219,9 +215,7 @@ def _load(place: Place) -> Any:
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.load_state_dict(loaded.state_dict())
     model.save_pretrained(place.checkpoint)
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    tokenizer.save_pretrained(place.checkpoint)
-    return tokenizer
+    AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(place.checkpoint)
 
 
 def _write_forms(place: Place) -> None:
@@ -229,7 +223,7 @@ def _write_forms(place: Place) -> None:
 
     import planish
 
-    example = torch.from_numpy(place.windows()[:1])
+    example = torch.zeros(1, WINDOW, dtype=torch.int64)
     graph = planish.trace(Scorer(place.module()), (example,))
     planish.write(graph, place.graph)
     module = Scorer(place.module()).eval()
@@ -238,6 +232,23 @@ def _write_forms(place: Place) -> None:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(place.folded)
     onnxruntime.InferenceSession(place.onnx, options, providers=["CPUExecutionProvider"])
+
+
+def _write_windows(place: Place, root: Path) -> None:
+    """Write the windows to calibrate on, those to judge on, and what the float model says of the latter."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(place.checkpoint)
+    np.save(place.folder / "calibration.npy", _cut(tokenizer(texts.calibration())["input_ids"]))
+    each = -(-place.count // len(texts.TEXTS))
+    np.savez(place.evaluation, **{name: _held_out(tokenizer, name, root, each) for name in texts.TEXTS})
+    windows, run = place.windows(), runner(place.module())
+    partial = place.folder / "partial.npy"
+    logits = np.lib.format.open_memmap(partial, "w+", np.float32, (*windows.shape, len(tokenizer)))
+    for index, ids in enumerate(windows):
+        logits[index] = run(ids[None])[0]
+    logits.flush()
+    partial.rename(place.logits)
 
 
 class Scorer(nn.Module):
@@ -264,9 +275,9 @@ def runner(model: nn.Module) -> Logits:
 
 
 def _held_out(tokenizer: Any, name: str, root: Path, count: int) -> np.ndarray:
-    """Windows of a text, evenly from its whole length."""
+    """Windows of a text, evenly from its whole length; all of them, if there are no more than asked for."""
     cut = _cut(tokenizer(texts.evaluation(name, root)[:2_000_000])["input_ids"])
-    return cut[np.linspace(0, len(cut) - 1, count).astype(int)]
+    return cut[np.linspace(0, len(cut) - 1, min(count, len(cut))).astype(int)]
 
 
 def _cut(ids: Sequence[int]) -> np.ndarray:
@@ -302,7 +313,7 @@ def _peak_bytes() -> int:
 
 def exact(place: Place) -> np.ndarray:
     """The float model's nats of a token, the mean of each window."""
-    logits = np.load(place.logits, mmap_mode="r")[: place.count]
+    logits = np.load(place.logits, mmap_mode="r")
     return np.array([_nats(_predicted(said), ids) for ids, said in zip(place.windows(), logits, strict=True)])
 
 
@@ -313,7 +324,7 @@ def nats(logits: Logits, windows: np.ndarray) -> np.ndarray:
 
 def _compared(place: Place, logits: Logits) -> Iterator[tuple[float, float, float]]:
     """Nats, divergence and agreement of each window."""
-    expected = np.load(place.logits, mmap_mode="r")[: place.count]
+    expected = np.load(place.logits, mmap_mode="r")
     for ids, wanted in zip(place.windows(), expected, strict=True):
         found, known = _predicted(logits(ids[None])[0]), _predicted(wanted)
         divergence = (known.exp() * (known - found)).sum(-1).mean()

@@ -28,21 +28,22 @@ and labels before rounding and labels before the teacher.
 `gradual` sets 90 % of the weights to zero at once, by `sparsify`, before distillation, or little by little in as many
 steps of it: single weights of the small CNN, or blocks of the perceptron.
 
-`language` rounds the weights of SmolLM2-135M, read from ONNX, to 3 bits by `awq` and `gptq`, and trains them on news
-documents by `qat`. Perplexity is that of other news documents, the share of its rise that is recovered has an interval
-that holds 95 % of resamples of windows of 512 tokens, and a seed draws the windows that are learned from.
+`language` rounds the weights of SmolLM2-135M, read from ONNX, to 3 bits by `quantize`, or `awq` and `gptq`, and trains
+them on news documents by `qat`, or their scales by `tune-scales`. Perplexity is that of other news documents; the share
+of the first pipeline's rise that is recovered has an interval that holds 95 % of resamples of windows of 512 tokens;
+and a seed draws the windows that are learned from.
 """
 
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import quantization_scores as scores
-import quantization_texts as texts
 import typer
 from quantization_subjects import Subject
 from quantization_trained import fashion, hidden_cnn, perceptron, small_cnn
@@ -156,15 +157,16 @@ def language(
     folder: Annotated[Path, typer.Option(help="The folder where the model and its texts are kept.")] = Path("smollm2"),
     seeds: Seeds = 3,
     samples: Annotated[int, typer.Option(help="Windows to learn from.")] = 40,
-    windows: Annotated[int, typer.Option(help="Windows to judge on, a third of them of news.")] = 48,
+    windows: Annotated[int, typer.Option(help="The most windows to judge on, a third of them of news.")] = 48,
     lr: Annotated[float, typer.Option(help="How far a step moves a weight; 0 to try several.")] = 0.0,
     epochs: Annotated[int, typer.Option(help="Epochs of training; 0 for the default number of steps.")] = 0,
+    only: Annotated[list[str] | None, typer.Option(help="A glob of pipelines; repeatable.")] = None,
 ) -> None:
     """Round a language model that is read from ONNX to 3 bits, with and without training."""
     import quantization_language as language_model
 
     place = language_model.prepare(folder, root, windows)
-    news = place.windows()[:: len(texts.TEXTS)]
+    news = place.windows("news")
     whole = planish.optimize(planish.read(place.onnx), "cleanup,fuse", verify="structure").graph
     (name,) = (value.name for value in whole.inputs)
 
@@ -175,20 +177,30 @@ def language(
     exact = judged(whole)
     columns = ("seed", "pipeline", "perplexity", "recovered", "minutes")
     table = Table(*columns, title=f"SmolLM2-135M: {np.exp(exact.mean()):.2f} in float, {len(news)} windows of news")
-    made = [f"{step}{{bits=3,block=64,skip=*lm_head*}}" for step in ("awq", "gptq")]
-    pipelines = {"awq, gptq": made, "awq, gptq, qat": [*made, {"qat": {"lr": lr, "epochs": epochs}}]}
+    scheme = "bits=3,block=64,skip=*lm_head*"
+    nearest, made = ["quantize{scheme=int3,block=64,skip=*lm_head*}"], [f"awq{{{scheme}}}", f"gptq{{{scheme}}}"]
+    qat = {"qat": {"lr": lr, "epochs": epochs}}
+    pipelines = {
+        "quantize": nearest,
+        "quantize, qat": [*nearest, qat],
+        "awq, gptq": made,
+        "awq, gptq, qat": [*made, qat],
+        "awq, gptq, tune-scales": [*made, "tune-scales"],
+    }
     for seed in range(seeds):
         data = [{name: ids[None]} for ids in place.calibration(seed, samples)]
-        rounded = exact
+        rounded: np.ndarray | None = None
         for title, steps in pipelines.items():
+            if not any(fnmatchcase(title, glob) for glob in only or ["*"]):
+                continue
             start = time.perf_counter()
             graph = planish.optimize(whole, steps, data=data, seed=seed, verify="structure").graph
             minutes, found = (time.perf_counter() - start) / 60, judged(graph)
-            share = "" if rounded is exact else scores.share_removed(found, rounded, exact).text(2)
+            share = "" if rounded is None else scores.share_removed(found, rounded, exact).text(2)
             cells = (str(seed), title, f"{np.exp(found.mean()):.2f}", share, f"{minutes:.1f}")
             table.add_row(*cells)
             Console(stderr=True).print(*cells, markup=False)
-            rounded = found
+            rounded = found if rounded is None else rounded
     Console(width=120).print(table)
 
 

@@ -109,13 +109,15 @@ def smollm2(
     root: Annotated[Path, typer.Option(help="The folder where the texts' packages are unpacked.")] = Path("root"),
     work: Annotated[Path, typer.Option(help="The folder where the float model is kept.")] = Path("smollm2"),
     sparsity: Annotated[float, typer.Option(help="The share of zeros.")] = 0.5,
-    windows: Annotated[int, typer.Option(help="Windows to judge on.")] = 24,
+    windows: Annotated[int, typer.Option(help="The most windows to judge on.")] = 24,
     count: Annotated[int, typer.Option(help="Windows to calibrate on.")] = 32,
 ) -> None:
     """Prune SmolLM2's decoder and print what perplexity is left."""
     place = language.prepare(work, root, windows)
     judged, calibration = place.windows(), place.calibration(0, count)
-    print(f"float: {np.exp(language.exact(place).mean()):.3f}; {windows} windows, {count} to calibrate on", flush=True)
+    print(
+        f"float: {np.exp(language.exact(place).mean()):.3f}; {len(judged)} windows, {count} to calibrate on", flush=True
+    )
     start = time.perf_counter()
     model = place.module()
     published(model, calibration, sparsity)
