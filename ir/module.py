@@ -54,8 +54,8 @@ def _module(graph: Graph, around: Sequence[Value], *, training: bool, products: 
     for node in graph.nodes:
         definition = find_operator(node.operator)
         function = definition.trainable if training and definition.trainable else definition.function
-        if products is not torch.float32 and _is_deep(node):
-            function = _multiplied_in(products, function)
+        if products is not torch.float32 and (factors := _factors(node)):
+            function = _multiplied_in(products, function, factors)
         arguments = tuple(
             _host_argument(target, value, values) if index in definition.host else value and values[value]
             for index, value in enumerate(node.inputs)
@@ -89,25 +89,33 @@ def update_constants(graph: Graph, module: fx.GraphModule) -> int:
     return changed
 
 
-def _is_deep(node: Node) -> bool:
-    """Whether a node's output in float32 sums many products, of which a type with fast products makes it faster.
+def _factors(node: Node) -> Sequence[int]:
+    """The operands in float32 that a type with fast products may hold, where a node sums many products of them.
 
-    Factors on a grid stay as they are, which the model that is deployed computes with.
+    Factors on a grid stay as they are, which the model that is deployed computes with; weights of few bits are made
+    into floats first, which then have the type of what they are multiplied with.
     """
-    if not has_trait(node.operator, Trait.CONTRACTING) or node.outputs[0].dtype is not DType.float32:
-        return False
+    if node.outputs[0].dtype is not DType.float32:
+        return ()
+    if node.operator == "com.microsoft::MatMulNBits":
+        return (0,)
+    if not has_trait(node.operator, Trait.CONTRACTING):
+        return ()
     first, second = node.operand(0), node.operand(1)
     if any(it.producer is not None and it.producer.operator == "DequantizeLinear" for it in (first, second)):
-        return False
-    return "Conv" not in node.operator or (isinstance(second, Constant) and second.data.shape[1] >= _DEPTH)
+        return ()
+    is_deep = "Conv" not in node.operator or (isinstance(second, Constant) and second.data.shape[1] >= _DEPTH)
+    return range(len(node.inputs)) if is_deep else ()
 
 
-def _multiplied_in(dtype: torch.dtype, function: Callable[..., Any]) -> Callable[..., torch.Tensor]:
+def _multiplied_in(
+    dtype: torch.dtype, function: Callable[..., Any], factors: Sequence[int]
+) -> Callable[..., torch.Tensor]:
     """A function of tensors of float32 that computes in another type."""
 
     @functools.wraps(function)
     def narrow(*arguments: torch.Tensor | None, **attributes: Any) -> torch.Tensor:
-        rounded = [None if it is None else it.to(dtype) for it in arguments]
+        rounded = [it.to(dtype) if place in factors and it is not None else it for place, it in enumerate(arguments)]
         return function(*rounded, **attributes).to(torch.float32)
 
     return narrow

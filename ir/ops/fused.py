@@ -141,7 +141,7 @@ def matmul_of_few_bits(
     """Multiply by weights `[N, K]` whose codes lie in bytes, lower bits first.
 
     Each block along a row has a scale and a zero point. Zero points are packed as the weights are, or floats. Whatever
-    accuracy is asked for, only sums are rounded.
+    accuracy is asked for, only sums are rounded, and weights that meet activations of a smaller type.
     """
     if g_idx is not None:
         raise ValueError("it says by g_idx which block a column belongs to, which ONNX Runtime has deprecated")
@@ -150,14 +150,14 @@ def matmul_of_few_bits(
     zeros: Tensor | int = 2 ** (bits - 1)
     if zero_points is not None:
         rows = zero_points.reshape(N, -1)
-        zeros = (rows if rows.is_floating_point() else _unpacked(rows, bits)[:, : shape[1]]).to(a.dtype).unsqueeze(-1)
-    weights = (codes.to(a.dtype) - zeros) * scales.reshape(*shape, 1)
-    return F.linear(a, weights.flatten(1)[:, :K], bias)
+        unpacked = rows if rows.is_floating_point() else _unpacked(rows, bits)[:, : shape[1]]
+        zeros = unpacked.to(scales.dtype).unsqueeze(-1)
+    weights = (codes.to(scales.dtype) - zeros) * scales.reshape(*shape, 1)
+    return F.linear(a, weights.flatten(1)[:, :K].to(a.dtype), None if bias is None else bias.to(a.dtype))
 
 
 def _unpacked(rows: Tensor, bits: int) -> Tensor:
     """The codes in rows of bytes, lower bits first."""
     if bits == 8:
         return rows
-    shifts = torch.arange(0, 8, bits, dtype=torch.int32, device=rows.device)
-    return ((rows.int().unsqueeze(-1) >> shifts) & (2**bits - 1)).flatten(-2)
+    return torch.stack([(rows >> shift) & (2**bits - 1) for shift in range(0, 8, bits)], -1).flatten(-2)

@@ -13,9 +13,11 @@ from ...ir.graph import Constant, Graph
 from ..base import Effect, Feeds, Pass, PassContext, PassResult
 from ..measures import LossKind, choose_measures, measure
 from ..output_parts import OutputParts
+from ..training.trainer import Precision, fast_precision
 
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
+    from torch.nn import Module
 
 _SCALES: dict[str, tuple[int, ...]] = {
     "com.microsoft::MatMulNBits": (2,),
@@ -44,6 +46,8 @@ class ScaleTuning(Pass):
         lr: the learning rate of Adam, as a share of each scale; it falls to zero along a cosine.
         loss: `kl` compares outputs as classes' probabilities along the last axis, `mse` as numbers; `auto` takes `kl`
             for what a softmax gives and for logits, as `distill` does.
+        precision: the type that layers multiply in while scales learn; what is judged stays in float32. `auto` takes
+            bfloat16 where the processor multiplies in it.
     """
 
     name: ClassVar[str] = "tune-scales"
@@ -51,6 +55,7 @@ class ScaleTuning(Pass):
     iterations: Annotated[int, Ge(1)] = 40
     lr: Annotated[float, Interval(gt=0, lt=1)] = 2e-3
     loss: Literal["kl", "mse", "auto"] = "kl"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
     def require(self, context: PassContext) -> None:
         if len(context.calibration) < 2:
@@ -68,7 +73,8 @@ class ScaleTuning(Pass):
         held_out = context.calibration[:: max(2, len(context.calibration) // _JUDGES)]
         kept = {id(batch) for batch in held_out}
         training = [batch for batch in context.calibration if id(batch) not in kept]
-        student = _Student(graph, tuned, context.source, measures)
+        precision = fast_precision() if self.precision == "auto" else self.precision
+        student = _Student(graph, tuned, context.source, measures, precision)
         before = student.score(held_out)
         self._train(student, training, context)
         after = student.score(held_out)
@@ -101,7 +107,14 @@ def _is_tuned(constant: Constant, context: PassContext) -> bool:
 class _Student:
     """A graph whose scales are changed by shares of themselves, beside the graph that it is to match."""
 
-    def __init__(self, graph: Graph, tuned: list[Constant], source: Graph, measures: Mapping[str, LossKind]) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        tuned: Sequence[Constant],
+        source: Graph,
+        measures: Mapping[str, LossKind],
+        precision: Precision,
+    ) -> None:
         import torch
 
         from ...ir.interpreter import Interpreter
@@ -111,7 +124,11 @@ class _Student:
         self._outputs = list(graph.outputs)
         self._teacher = Interpreter(source)
         self._parts = OutputParts(source, measures)
-        self._module = to_module(graph, training=True).requires_grad_(False)
+        self._module = self._learning = to_module(graph, training=True).requires_grad_(False)
+        if precision == "bfloat16":
+            self._learning = to_module(graph, training=True, products=torch.bfloat16)
+            for name, parameter in self._module.named_parameters():
+                self._learning.register_parameter(name, parameter)
         places = {constant: f"constant_{place}" for place, constant in enumerate(graph.constants.values())}
         self._before = {places[constant]: self._module.get_parameter(places[constant]) for constant in tuned}
         self.changes = [torch.zeros_like(scale, requires_grad=True) for scale in self._before.values()]
@@ -121,7 +138,10 @@ class _Student:
         return {name: scale * (1 + change) for (name, scale), change in pairs}
 
     def loss(self, feeds: Feeds) -> "Tensor":
-        """How far the outputs are from the teacher's."""
+        """How far the outputs are from the teacher's, to learn from."""
+        return self._loss(feeds, self._learning)
+
+    def _loss(self, feeds: Feeds, module: "Module") -> "Tensor":
         import torch
         from torch.func import functional_call
 
@@ -130,7 +150,7 @@ class _Student:
         wanted = {name: to_torch(array) for name, array in self._teacher.run(feeds).items()}
         self._parts.learn(feeds, wanted)
         inputs = tuple(to_torch(np.asarray(feeds[name])) for name in self._inputs)
-        found: tuple[torch.Tensor, ...] = functional_call(self._module, self._scales(), inputs)
+        found: tuple[torch.Tensor, ...] = functional_call(module, self._scales(), inputs)
         got = dict(zip(self._outputs, found, strict=True))
         return measure(self._parts.measures, self._parts.split(got), self._parts.split(wanted), 1.0)
 
@@ -139,7 +159,7 @@ class _Student:
         import torch
 
         with torch.no_grad():
-            return sum(self.loss(batch).item() for batch in batches) / len(batches)
+            return sum(self._loss(batch, self._module).item() for batch in batches) / len(batches)
 
     def arrays(self) -> list[np.ndarray]:
         """The scales as they are by now."""

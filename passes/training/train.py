@@ -35,7 +35,7 @@ from .gradual import GradualPruning
 from .integer_weights import Rounding, make_trainable
 from .learned_scales import ScalePlan, TrainedScale, learn_scales
 from .lessons import MOST_ON_DISK, ROWS, Lessons, Piece, divide
-from .trainer import Optimizer, Precision, Trainer, is_weight
+from .trainer import Optimizer, Trainer, fast_precision, is_weight
 
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
@@ -171,7 +171,7 @@ class Training(Pass):
             average=self.average,
             pruned=pruned,
             pruning=pruning,
-            precision=_fast_precision() if self.precision == "auto" else self.precision,
+            precision=fast_precision() if self.precision == "auto" else self.precision,
         )
         with workspace() as folder:
             lessons = Lessons(task.answer, student, pieces, Storage(folder, MOST_ON_DISK))
@@ -259,14 +259,6 @@ class Training(Pass):
             f"the loss is {best.loss:.3g} with {_lost(best)}, against {first.loss:.3g} with {_lost(first)} before "
             f"(rate {rate:g}, {len(climb.losses) if rate else steps} steps)"
         )
-
-
-def _fast_precision() -> Precision:
-    """The type that this machine multiplies fastest in."""
-    import torch
-
-    can = torch.cpu.get_capabilities()
-    return "bfloat16" if can.get("avx512_bf16") or can.get("amx_bf16") else "float32"
 
 
 def _lost(verdict: Verdict) -> str:

@@ -255,6 +255,14 @@ class Trainer:
             weight.data, self._averages[place] = self._averages[place], weight.data
 
 
+def fast_precision() -> Precision:
+    """The type that this machine multiplies fastest in."""
+    import torch
+
+    can = torch.cpu.get_capabilities()
+    return "bfloat16" if can.get("avx512_bf16") or can.get("amx_bf16") else "float32"
+
+
 def is_weight(constant: Constant) -> bool:
     """Whether a constant is something to learn: floats, more than one, and no mask or setting of an operator."""
     if not constant.dtype.is_trainable or constant.data.size < 2 or not np.isfinite(constant.data).all():

@@ -194,6 +194,9 @@ def network() -> tuple[Graph, dict[str, np.ndarray]]:
     graph.outputs["rows"] = op.Gemm(op.Flatten(x), normal((288, 5)), normal(5))
     grid = op.DequantizeLinear(op.QuantizeLinear(x, np.float32(0.01)), np.float32(0.01))
     graph.outputs["grid"] = op.MatMul(grid, normal((6, 4)))
+    codes = np.full((5, 1, 8), 0x4B, np.uint8)
+    sizes = {"K": 6, "N": 5, "block_size": 16}
+    graph.outputs["few"] = op("com.microsoft::MatMulNBits", x, codes, normal((5, 1)), None, None, normal(5), **sizes)
     graph.outputs["halves"] = op.MatMul(op.Cast(x, to=DType.float64), normal((6, 2)).astype(np.float64))
     return graph, {"x": normal((3, 8, 6, 6))}
 
