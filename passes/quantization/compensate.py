@@ -56,7 +56,7 @@ def compensate(
             nearest = quantize_weight(layer.weight.data, layer.axis, bits)
             made = _rounded(layer, bits, moments.fit, context)
             plain, floats = _matrix(layer, nearest), _matrix(layer, made)
-            if moments.error(floats - layer.matrix) < moments.error(plain - layer.matrix):
+            if moments.error(floats, layer.matrix) < moments.error(plain, layer.matrix):
                 weights[layer.key], found[layer] = made, floats
             else:
                 misses.append(f"{layer.node.location}: plain rounding does better on held-out inputs")

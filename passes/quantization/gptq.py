@@ -24,12 +24,16 @@ class Gptq(WeightRounding):
 
     Each input channel's weights are rounded in turn, and those of the channels that are left are moved to make up for
     the error (Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers",
-    ICLR 2023). Layers see what the rounded ones before them yield. A layer that plain or clipped rounding suits better,
-    on batches that were held out, gets that.
+    ICLR 2023). Layers see what the rounded ones before them yield, and make up for a share of what that lacks (Li et
+    al., "GPTAQ: Efficient Finetuning-Free Quantization for Asymmetric Calibration", ICML 2025). A layer that plain or
+    clipped rounding suits better, on batches that were held out, gets that.
 
     Attributes:
         bits: the bits of a code.
         block: how many weights of a column share a scale and a zero point; a power of two.
+        asymmetry: the share of what the rounded layers before took from a layer's input that its weights make up for,
+            in the mean of all inputs. Making up for all of it would weaken whatever rounding has disturbed, layer after
+            layer.
         correct_biases: correct the layers' biases, where they have some, for the shift of each channel's mean that
             rounding causes.
         activation_order: whether the channels with the largest activations are rounded first, while most channels are
@@ -43,7 +47,8 @@ class Gptq(WeightRounding):
     damping: Annotated[float, Interval(gt=0, lt=1)] = 0.01
 
     def round(self, weight: np.ndarray, scheme: BlockScheme, moments: Moments) -> BlockWeight:
-        return gptq(weight, scheme, moments.fit, activation_order=self.activation_order, damping=self.damping)
+        target = moments.target(weight, self.damping)
+        return gptq(target, scheme, moments.fit, activation_order=self.activation_order, damping=self.damping)
 
 
 def gptq(

@@ -51,6 +51,7 @@ class WeightRounding(Pass):
     after: ClassVar[tuple[str, ...]] = ("fold-constants", "fuse-batch-norm")
     bits: Annotated[int, Interval(ge=2, le=8)] = 4
     block: Annotated[int, Ge(0)] = 64
+    asymmetry: Annotated[float, Interval(ge=0, le=1)] = 0.25
     correct_biases: bool = True
     required: bool = True
 
@@ -78,7 +79,7 @@ class WeightRounding(Pass):
                         misses.append(f"{layer.node.location}: {kind} rounding does better on held-out inputs")
             return {layer: rounded[layer.key].floats for layer in layers}
 
-        sweep(graph, selection.layers, context.calibration, context, visit)
+        sweep(graph, selection.layers, context.calibration, context, visit, asymmetry=self.asymmetry)
         few = first_batches(context, CORRECTED_ON) if self.correct_biases else []
         means = ChannelMeans.of(graph, selection.layers, few, context)
         tables = quantize_weights(graph, selection.layers, rounded)
@@ -103,5 +104,5 @@ class WeightRounding(Pass):
             "clipped": BlockWeight.over(weight, scheme),
             "plain": BlockWeight.nearest(weight, scheme),
         }
-        kind = min(found, key=lambda kind: moments.error(found[kind].floats - weight))
+        kind = min(found, key=lambda kind: moments.error(found[kind].floats, weight))
         return found[kind], kind

@@ -6,6 +6,7 @@ doesn't grow with the amount of data.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from math import ceil, prod
@@ -29,17 +30,20 @@ _MOST_ROWS = 1 << 14
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Second moments of what some layers read: the mean over rows of `x^T x`, float32 `[K, K]`.
+    """Second moments of what some layers read: the means over rows of `x^T x`, float32 `[K, K]`.
 
     Attributes:
         fit: the moments over the batches that roundings are fitted to.
         held_out: the moments over the others; the same as `fit` where there are too few rows to hold some out.
         share: the share of rows that are held out.
+        lacks: the same two means of `x^T (y - x)`, where the layers would read y if no layer had been changed, times
+            the share of it that they are to make up for; None if they make up for nothing.
     """
 
     fit: np.ndarray
     held_out: np.ndarray
     share: float = 0.0
+    lacks: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
     def whole(self) -> np.ndarray:
@@ -51,9 +55,30 @@ class Moments:
         products = np.outer(scale, scale).astype(np.float32)
         return type(self)(self.fit / products, self.held_out / products, self.share)
 
-    def error(self, difference: np.ndarray) -> float:
-        """The mean over held-out rows of the squared error of the output that a change of the weight `[K, N]` makes."""
-        return float(np.vdot(difference, self.held_out @ difference))
+    def error(self, found: np.ndarray, weight: np.ndarray) -> float:
+        """How much squared error of the output a weight `[K, N]` adds if it takes the place of another one.
+
+        It is the mean over held-out rows, and below zero if the weight makes up for what the rows lack.
+        """
+        change = found - weight
+        made = float(np.vdot(change, self.held_out @ change))
+        return made if self.lacks is None else made - 2 * float(np.vdot(change, self.lacks[1] @ weight))
+
+    def target(self, weight: np.ndarray, damping: float) -> np.ndarray:
+        """The weight that does best on the rows that are not held out, with zeros where the layer's weight has some.
+
+        Args:
+            weight: the layer's weight, `[K, N]`.
+            damping: what is added to the second moments, as a share of their mean.
+        """
+        from scipy.linalg import cho_factor, cho_solve
+
+        if self.lacks is None:
+            return weight
+        damped = self.fit.astype(np.float64)
+        damped[np.diag_indices_from(damped)] += damping * (np.diagonal(damped).mean() or 1.0)
+        change = cho_solve(cho_factor(damped, lower=True, overwrite_a=True), self.lacks[0] @ weight)
+        return np.where(weight == 0, weight, weight + change.astype(np.float32))
 
 
 Visitor: TypeAlias = Callable[[Sequence[Layer], Moments], Mapping[Layer, np.ndarray]]
@@ -75,6 +100,7 @@ class Sums:
         self.x = layer.x
         self._layer, self._count = layer, count
         self._sums: dict[bool, Tensor] = {}
+        self._lacks: dict[bool, Tensor] = {}
         self._rows: dict[bool, int] = {}
 
     def see(self, batch: int, value: Value, tensor: "Tensor") -> None:
@@ -82,18 +108,28 @@ class Sums:
         if value is self.x and batch < self._count:
             self.add(batch, tensor)
 
-    def add(self, batch: int, x: "Tensor") -> None:
-        """Take into account what the layer reads in a batch."""
-        for is_held_out, part in shares(_rows(x, self._layer), batch, self._count):
+    def add(self, batch: int, x: "Tensor", before: "Tensor | None" = None) -> None:
+        """Take into account what the layer reads in a batch, and what it would read if no layer had been changed."""
+        rows = _rows(x, self._layer)
+        for is_held_out, part in shares(rows, batch, self._count):
             self._sums[is_held_out] = self._sums.get(is_held_out, 0) + part.T @ part
             self._rows[is_held_out] = self._rows.get(is_held_out, 0) + len(part)
+        if before is None:
+            return
+        missed = shares(_rows(before, self._layer) - rows, batch, self._count)
+        for (is_held_out, part), (_, lack) in zip(shares(rows, batch, self._count), missed, strict=True):
+            self._lacks[is_held_out] = self._lacks.get(is_held_out, 0) + part.T @ lack
 
     @property
     def moments(self) -> Moments:
         """The second moments: the means of the sums over rows."""
-        means = {share: (total / max(self._rows[share], 1)).numpy() for share, total in self._sums.items()}
         share = self._rows.get(True, 0) / max(sum(self._rows.values()), 1)
-        return Moments(means[False], means.get(True, means[False]), share)
+        return Moments(*self._means(self._sums), share, self._means(self._lacks) if self._lacks else None)
+
+    def _means(self, sums: "Mapping[bool, Tensor]") -> tuple[np.ndarray, np.ndarray]:
+        """The means over rows that are fitted to, and over those that are held out."""
+        means = {is_held_out: (total / max(self._rows[is_held_out], 1)).numpy() for is_held_out, total in sums.items()}
+        return means[False], means.get(True, means[False])
 
 
 def sweep(
@@ -103,6 +139,7 @@ def sweep(
     context: PassContext,
     visit: Visitor,
     first: Moments | None = None,
+    asymmetry: float = 0.0,
 ) -> None:
     """Visit layers in the graph's order, with the moments of what they read.
 
@@ -113,6 +150,7 @@ def sweep(
         context: the context that progress is reported to.
         visit: called for each value that some of the layers read, with these layers.
         first: the moments of what the first layer reads, where they are known already.
+        asymmetry: the share of what layers lack, since others before them have changed, that they are to make up for.
     """
     import torch
 
@@ -127,7 +165,8 @@ def sweep(
         walked.set_input(twins[layer.node][1], 1, own[layer])
         groups.setdefault((layer.x, *_window(layer)), []).append(layer)
     start = 0
-    with walk(walked, batches) as rounded, torch.no_grad():
+    unchanged = walk(graph, batches) if asymmetry else nullcontext()
+    with walk(walked, batches) as rounded, unchanged as exact, torch.no_grad():
 
         def observe(group: Sequence[Layer]) -> list[np.ndarray]:
             nonlocal start
@@ -136,15 +175,18 @@ def sweep(
             for number in range(len(batches)):
                 x = rounded.advance(number, start, stop)[twin.operand(0)]
                 assert isinstance(x, torch.Tensor)
-                sums.add(number, x)
+                before = None if exact is None else exact.advance(number, start, stop)[group[0].x]
+                assert before is None or isinstance(before, torch.Tensor)
+                sums.add(number, x, before)
             start, found = stop, sums.moments
-            return [found.fit, found.held_out, np.array(found.share)]
+            lacks = [np.float32(asymmetry) * one for one in found.lacks or ()]
+            return [found.fit, found.held_out, np.array(found.share), *lacks]
 
         for done, group in enumerate(groups.values()):
             context.progress("walking through layers", done, len(groups))
             if done or first is None:
-                fit, held_out, share = context.remember(partial(observe, group))
-                moments = Moments(fit, held_out, float(share))
+                fit, held_out, share, *lacks = context.remember(partial(observe, group))
+                moments = Moments(fit, held_out, float(share), (lacks[0], lacks[1]) if lacks else None)
             else:
                 moments = first
             for layer in layers:

@@ -134,7 +134,7 @@ class Sparsification(Pass):
             for layer in readers:
                 plain = _smallest_gone(layer.matrix, pattern, sparsity)
                 made = self._pruned(layer.matrix, method, sparsity, moments.fit)
-                is_better = moments.error(made - layer.matrix) < moments.error(plain - layer.matrix)
+                is_better = moments.error(made, layer.matrix) < moments.error(plain, layer.matrix)
                 found[layer] = self._pruned(layer.matrix, method, sparsity, moments.whole) if is_better else plain
                 if not is_better:
                     misses.append(f"{layer.node.location}: magnitude does better than {method} on held-out inputs")

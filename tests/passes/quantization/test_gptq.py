@@ -125,6 +125,19 @@ def test_a_graph_computes_closer_to_what_it_did(layers: Graph, block: int) -> No
     assert made["gptq"] < 0.8 * made["plain"]
 
 
+def test_a_layer_makes_up_for_the_errors_of_those_before(graph_of) -> None:
+    """Without an activation between two layers, the second one can take back all that is rounded in the first."""
+    linear = LAYERS.replace('  %c: float32[rows, 48] = Relu(%a) @ "first"\n', "").replace("%c", "%a")
+    source = graph_of(linear, {"w": normal(40, 48), "v": normal(24, 48), "b": normal(24)})
+    held_out, data, drifts = {"x": normal(200, 40)}, [{"x": normal(64, 40)} for _ in range(32)], {}
+    for asymmetry in (0, 0.25, 1):
+        graph = source.clone()
+        applied(Gptq(bits=4, block=16, asymmetry=asymmetry), graph, data)
+        drifts[asymmetry] = drift([Interpreter(source).run(held_out)], [Interpreter(graph).run(held_out)])
+    assert drifts[1] < 0.8 * drifts[0]
+    assert drifts[1] < drifts[0.25] < drifts[0]
+
+
 class Planted(Gptq):
     """A method that makes everything 0."""
 

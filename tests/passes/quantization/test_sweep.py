@@ -49,8 +49,7 @@ def walked(
     graph: Graph,
     data: Sequence[Mapping[str, np.ndarray]],
     becomes: Mapping[str, np.ndarray],
-    *,
-    sees_drift: bool = False,
+    asymmetry: float = 0.0,
 ) -> list[tuple[list[str], Moments]]:
     """What is visited, by the names of weights, where some weights become others."""
     found: list[tuple[list[str], Moments]] = []
@@ -61,7 +60,7 @@ def walked(
 
     context, before = PassContext(TARGET, graph), print_graph(graph)
     layers = select_layers(graph, frozenset({"MatMul", "Gemm"}), context).layers
-    sweep(graph, layers, data, context, visit)
+    sweep(graph, layers, data, context, visit, asymmetry=asymmetry)
     assert print_graph(graph) == before
     return found
 
@@ -87,9 +86,9 @@ def test_layers_that_read_one_value_are_visited_together_with_its_moments(graph:
     for name, (_, moments) in zip(("x", "e"), found, strict=True):
         np.testing.assert_allclose(moments.fit, moments_of(graph, name, fit), rtol=1e-4, atol=1e-3)
         np.testing.assert_allclose(moments.held_out, moments_of(graph, name, held_out), rtol=1e-4, atol=1e-3)
-    change = normal(48, 3)
+    weight, change = normal(48, 3), normal(48, 3)
     wanted = np.trace(change.T @ found[1][1].held_out @ change)
-    assert found[1][1].error(change) == pytest.approx(wanted, rel=1e-4)
+    assert found[1][1].error(weight + change, weight) == pytest.approx(wanted, rel=1e-4)
 
 
 def test_later_layers_see_what_weights_have_become(graph: Graph) -> None:
@@ -99,6 +98,27 @@ def test_later_layers_see_what_weights_have_become(graph: Graph) -> None:
         other.constants[name].data = weight
     found = walked(graph, data, becomes)
     np.testing.assert_allclose(found[1][1].fit, moments_of(other, "e", data[:3]), rtol=1e-4, atol=1e-3)
+
+
+def test_a_share_of_what_later_layers_lack_is_made_up_for(graph: Graph) -> None:
+    data, other = batches(4), graph.clone()
+    becomes = {name: np.rint(graph.constants[name].data) for name in ("w", "u")}
+    for name, weight in becomes.items():
+        other.constants[name].data = weight
+    (_, first), (_, second) = walked(graph, data, becomes, 0.5)
+    assert first.lacks is not None and not any(lack.any() for lack in first.lacks)
+    assert second.lacks is not None
+    for lacks, batch in zip(second.lacks, (data[:3], data[3:]), strict=True):
+        x, y = rows_of(other, "e", batch), rows_of(graph, "e", batch)
+        np.testing.assert_allclose(lacks, x.T @ (y - x) / len(x) / 2, rtol=1e-3, atol=1e-3)
+
+    weight = normal(48, 3)
+    target = second.target(weight, 1e-9)
+    np.testing.assert_allclose(second.fit @ (target - weight), second.lacks[0] @ weight, rtol=1e-2, atol=1e-2)
+    np.testing.assert_array_equal(second.target(0 * weight, 1e-9), 0 * weight)
+    x, y = rows_of(other, "e", data[3:]), rows_of(graph, "e", data[3:])
+    wanted = np.square(x @ target - (x + y) / 2 @ weight) - np.square((x - y) / 2 @ weight)
+    assert second.error(target, weight) == pytest.approx(wanted.sum() / len(x), rel=1e-2)
 
 
 def test_one_row_fits_and_judges(graph: Graph) -> None:
