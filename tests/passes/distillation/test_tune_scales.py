@@ -59,11 +59,11 @@ def applied(source: Graph, graph: Graph, calibration: list[Mapping[str, np.ndarr
     return result
 
 
-@pytest.mark.parametrize("loss", ["kl", "mse"])
-def test_outputs_come_back_to_the_source_s_and_codes_stay(source: Graph, loss: str) -> None:
+@pytest.mark.parametrize(("loss", "precision"), [("kl", "float32"), ("mse", "float32"), ("kl", "bfloat16")])
+def test_outputs_come_back_to_the_source_s_and_codes_stay(source: Graph, loss: str, precision: str) -> None:
     graph, feeds = rounded(source), batches(1)[0]
     before = graph.clone()
-    result = applied(source, graph, batches(20), loss=loss, iterations=60, lr=5e-3)
+    result = applied(source, graph, batches(20), loss=loss, precision=precision, iterations=60, lr=5e-3)
     assert result.counts == {"scales": 3}
     drifts = [drift([Interpreter(source).run(feeds)], [Interpreter(made).run(feeds)]) for made in (before, graph)]
     assert drifts[1] < 0.9 * drifts[0]
