@@ -13,7 +13,7 @@ from ...ir.graph import Graph
 from ..base import Effect, Pass, PassContext, PassResult
 from .channel_sources import ChannelSource, channel_source, divide, replace_constant
 from .layers import Layer, select_layers
-from .round_weights import check_block, require_calibration
+from .round_weights import calibration, check_block, require_calibration
 from .sweep import Moments, sweep
 
 _EXPONENTS = np.linspace(0, 1, 11)[1:]
@@ -33,6 +33,7 @@ class Awq(Pass):
     Attributes:
         bits: the bits of a code that weights will be rounded to.
         block: how many weights of a column will share a scale and a zero point.
+        samples: the number of calibration samples that are used; 0 for all.
     """
 
     name: ClassVar[str] = "awq"
@@ -41,6 +42,7 @@ class Awq(Pass):
     after: ClassVar[tuple[str, ...]] = ("fold-constants", "fuse-batch-norm")
     bits: Annotated[int, Interval(ge=2, le=8)] = 4
     block: Annotated[int, Ge(0)] = 64
+    samples: Annotated[int, Ge(0)] = 0
 
     def require(self, context: PassContext) -> None:
         require_calibration(self.name, context)
@@ -65,7 +67,7 @@ class Awq(Pass):
                 found.append((layers, source, scales))
             return {}
 
-        sweep(graph, selection.layers, context.calibration, context, visit)
+        sweep(graph, selection.layers, calibration(context, self.samples), context, visit)
         for layers, source, scales in found:
             self._apply(graph, layers, source, scales)
             counts["scaled"] += 1

@@ -12,11 +12,10 @@ from ...ir.block_weight import BlockScheme
 from ...ir.graph import Graph
 from ...ir.quantization import IntegerWeight, quantize_weight
 from ..base import Feeds, PassContext
-from .gptq import gptq
+from .gptq import DAMPING, gptq
 from .layers import Layer, WeightKey
 from .sweep import Moments, sweep
 
-_DAMPING = 0.01
 _DEEPEST = 8192
 """The most input channels that are compensated: beyond, second moments take gigabytes, and their inverse minutes."""
 
@@ -54,7 +53,7 @@ def compensate(
         found: dict[Layer, np.ndarray] = {}
         for layer in readers:
             nearest = quantize_weight(layer.weight.data, layer.axis, bits)
-            made = _rounded(layer, bits, moments.fit, context)
+            made = _rounded(layer, bits, moments.shrunk, context)
             plain, floats = _matrix(layer, nearest), _matrix(layer, made)
             if moments.error(floats, layer.matrix) < moments.error(plain, layer.matrix):
                 weights[layer.key], found[layer] = made, floats
@@ -82,7 +81,7 @@ def _rounded(layer: Layer, bits: int, moments: np.ndarray, context: PassContext)
     scheme = BlockScheme(bits, 0, symmetric=True)
 
     def compute() -> list[np.ndarray]:
-        found = gptq(layer.matrix, scheme, moments, activation_order=True, damping=_DAMPING)
+        found = gptq(layer.matrix, scheme, moments, activation_order=True, damping=DAMPING)
         made = IntegerWeight.of(found, layer.weight.data.shape, layer.axis)
         return [made.data, made.scale]
 

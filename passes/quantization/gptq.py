@@ -14,6 +14,9 @@ from .sweep import Moments
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
 
+DAMPING = 0.001
+"""What is added to second moments by default, as a share of their mean."""
+
 _AT_ONCE = 128
 """Rows of a weight whose errors are collected before they reach the rows behind them (the paper's lazy batches)."""
 
@@ -31,6 +34,7 @@ class Gptq(WeightRounding):
     Attributes:
         bits: the bits of a code.
         block: how many weights of a column share a scale and a zero point; a power of two.
+        samples: the number of calibration samples that are used; 0 for all.
         asymmetry: the share of what the rounded layers before took from a layer's input that its weights make up for,
             in the mean of all inputs. Making up for all of it would weaken whatever rounding has disturbed, layer after
             layer.
@@ -44,11 +48,11 @@ class Gptq(WeightRounding):
 
     name: ClassVar[str] = "gptq"
     activation_order: bool = True
-    damping: Annotated[float, Interval(gt=0, lt=1)] = 0.01
+    damping: Annotated[float, Interval(gt=0, lt=1)] = DAMPING
 
     def round(self, weight: np.ndarray, scheme: BlockScheme, moments: Moments) -> BlockWeight:
-        target = moments.target(weight, self.damping)
-        return gptq(target, scheme, moments.fit, activation_order=self.activation_order, damping=self.damping)
+        target = moments.target(weight)
+        return gptq(target, scheme, moments.shrunk, activation_order=self.activation_order, damping=self.damping)
 
 
 def gptq(

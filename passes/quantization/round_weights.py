@@ -12,7 +12,7 @@ from annotated_types import Ge, Interval
 from ...ir.block_weight import BlockScheme, BlockWeight
 from ...ir.errors import UsageError
 from ...ir.graph import Graph
-from ..base import Effect, Pass, PassContext, PassResult
+from ..base import Effect, Feeds, Pass, PassContext, PassResult
 from ..judge import Reference
 from .calibrate import first_batches
 from .correct_biases import CORRECTED_ON, ChannelMeans
@@ -38,6 +38,11 @@ def require_calibration(name: str, context: PassContext) -> None:
         )
 
 
+def calibration(context: PassContext, samples: int) -> Sequence[Feeds]:
+    """The calibration batches that hold the first samples; all for 0."""
+    return first_batches(context, samples) if samples else context.calibration
+
+
 @dataclass(frozen=True, kw_only=True)
 class WeightRounding(Pass):
     """A pass that rounds the weights of MatMul and Gemm layers by a method of its own, where that does better.
@@ -51,6 +56,7 @@ class WeightRounding(Pass):
     after: ClassVar[tuple[str, ...]] = ("fold-constants", "fuse-batch-norm")
     bits: Annotated[int, Interval(ge=2, le=8)] = 4
     block: Annotated[int, Ge(0)] = 64
+    samples: Annotated[int, Ge(0)] = 0
     asymmetry: Annotated[float, Interval(ge=0, le=1)] = 0.25
     correct_biases: bool = True
     required: bool = True
@@ -79,7 +85,8 @@ class WeightRounding(Pass):
                         misses.append(f"{layer.node.location}: {kind} rounding does better on held-out inputs")
             return {layer: rounded[layer.key].floats for layer in layers}
 
-        sweep(graph, selection.layers, context.calibration, context, visit, asymmetry=self.asymmetry)
+        batches = calibration(context, self.samples)
+        sweep(graph, selection.layers, batches, context, visit, asymmetry=self.asymmetry)
         few = first_batches(context, CORRECTED_ON) if self.correct_biases else []
         means = ChannelMeans.of(graph, selection.layers, few, context)
         tables = quantize_weights(graph, selection.layers, rounded)

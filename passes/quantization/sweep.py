@@ -36,6 +36,7 @@ class Moments:
         fit: the moments over the batches that roundings are fitted to.
         held_out: the moments over the others; the same as `fit` where there are too few rows to hold some out.
         share: the share of rows that are held out.
+        rows: the number of rows that roundings are fitted to.
         lacks: the same two means of `x^T (y - x)`, where the layers would read y if no layer had been changed, times
             the share of it that they are to make up for; None if they make up for nothing.
     """
@@ -43,6 +44,7 @@ class Moments:
     fit: np.ndarray
     held_out: np.ndarray
     share: float = 0.0
+    rows: int = 0
     lacks: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
@@ -53,7 +55,16 @@ class Moments:
     def divided(self, scale: np.ndarray) -> Self:
         """The moments of the inputs divided by some numbers `[K]`."""
         products = np.outer(scale, scale).astype(np.float32)
-        return type(self)(self.fit / products, self.held_out / products, self.share)
+        return type(self)(self.fit / products, self.held_out / products, self.share, self.rows)
+
+    @property
+    def shrunk(self) -> np.ndarray:
+        """The moments that roundings are fitted to, with what channels have in common shrunk, as it is not well known.
+
+        The more channels there are to a row, the more each channel's own moment counts, in the spirit of Ledoit and
+        Wolf, "A Well-Conditioned Estimator for Large-Dimensional Covariance Matrices", 2004.
+        """
+        return self.fit + np.diag(np.diagonal(self.fit) * np.float32(len(self.fit) / max(self.rows, 1)))
 
     def error(self, found: np.ndarray, weight: np.ndarray) -> float:
         """How much squared error of the output a weight `[K, N]` adds if it takes the place of another one.
@@ -64,21 +75,15 @@ class Moments:
         made = float(np.vdot(change, self.held_out @ change))
         return made if self.lacks is None else made - 2 * float(np.vdot(change, self.lacks[1] @ weight))
 
-    def target(self, weight: np.ndarray, damping: float) -> np.ndarray:
-        """The weight that does best on the rows that are not held out, with zeros where the layer's weight has some.
-
-        Args:
-            weight: the layer's weight, `[K, N]`.
-            damping: what is added to the second moments, as a share of their mean.
-        """
-        from scipy.linalg import cho_factor, cho_solve
-
+    def target(self, weight: np.ndarray) -> np.ndarray:
+        """The weight `[K, N]` that does best on rows that are not held out; zeros of the layer's own weight stay."""
         if self.lacks is None:
             return weight
-        damped = self.fit.astype(np.float64)
-        damped[np.diag_indices_from(damped)] += damping * (np.diagonal(damped).mean() or 1.0)
-        change = cho_solve(cho_factor(damped, lower=True, overwrite_a=True), self.lacks[0] @ weight)
-        return np.where(weight == 0, weight, weight + change.astype(np.float32))
+        damped = self.shrunk.astype(np.float64)
+        damped[np.diag_indices_from(damped)] += 1e-6 * (np.diagonal(damped).mean() or 1.0)
+        change = np.linalg.solve(damped, self.lacks[0] @ weight)
+        stays = (weight == 0) | ~np.isfinite(change)  # moments of huge numbers are infinite
+        return np.where(stays, weight, weight + change.astype(np.float32))
 
 
 Visitor: TypeAlias = Callable[[Sequence[Layer], Moments], Mapping[Layer, np.ndarray]]
@@ -124,7 +129,8 @@ class Sums:
     def moments(self) -> Moments:
         """The second moments: the means of the sums over rows."""
         share = self._rows.get(True, 0) / max(sum(self._rows.values()), 1)
-        return Moments(*self._means(self._sums), share, self._means(self._lacks) if self._lacks else None)
+        lacks = self._means(self._lacks) if self._lacks else None
+        return Moments(*self._means(self._sums), share, self._rows[False], lacks)
 
     def _means(self, sums: "Mapping[bool, Tensor]") -> tuple[np.ndarray, np.ndarray]:
         """The means over rows that are fitted to, and over those that are held out."""
@@ -180,13 +186,13 @@ def sweep(
                 sums.add(number, x, before)
             start, found = stop, sums.moments
             lacks = [np.float32(asymmetry) * one for one in found.lacks or ()]
-            return [found.fit, found.held_out, np.array(found.share), *lacks]
+            return [found.fit, found.held_out, np.array([found.share, found.rows]), *lacks]
 
         for done, group in enumerate(groups.values()):
             context.progress("walking through layers", done, len(groups))
             if done or first is None:
-                fit, held_out, share, *lacks = context.remember(partial(observe, group))
-                moments = Moments(fit, held_out, float(share), (lacks[0], lacks[1]) if lacks else None)
+                fit, held_out, (share, rows), *lacks = context.remember(partial(observe, group))
+                moments = Moments(fit, held_out, float(share), int(rows), (lacks[0], lacks[1]) if lacks else None)
             else:
                 moments = first
             for layer in layers:

@@ -15,6 +15,7 @@ from planish.ir.interpreter import Interpreter
 from planish.ir.numerics import drift
 from planish.ir.verify import verify
 from planish.passes.base import PassContext, PassResult
+from planish.passes.quantization.awq import Awq
 from planish.passes.quantization.gptq import Gptq, compensation, gptq
 from planish.passes.quantization.sweep import Moments
 from planish.targets.load import load_target
@@ -136,6 +137,25 @@ def test_a_layer_makes_up_for_the_errors_of_those_before(graph_of) -> None:
         drifts[asymmetry] = drift([Interpreter(source).run(held_out)], [Interpreter(graph).run(held_out)])
     assert drifts[1] < 0.8 * drifts[0]
     assert drifts[1] < drifts[0.25] < drifts[0]
+
+
+@pytest.mark.parametrize("size", [0, 1e-30, 1e18, 1e25])
+def test_inputs_of_any_size_give_finite_weights(layers: Graph, size: float) -> None:
+    with np.errstate(all="ignore"):
+        result = applied(Gptq(block=16), layers, [{"x": normal(8, 40) * np.float32(size)} for _ in range(4)])
+    assert sum(result.counts[kind] for kind in ("gptq", "clipped", "plain")) == 2
+    assert all(np.isfinite(constant.data).all() for constant in layers.constants.values())
+
+
+@pytest.mark.parametrize("step", [Awq, Gptq])
+def test_samples_bound_what_is_looked_at(layers: Graph, step: type[Awq | Gptq]) -> None:
+    data, made = batches(), []
+    for samples, fed in ((100, data), (0, data[:2]), (0, data)):
+        graph = layers.clone()
+        applied(step(bits=3, block=16, samples=samples), graph, fed)
+        made.append(Interpreter(graph).run(data[0])["y"])
+    np.testing.assert_array_equal(made[0], made[1])
+    assert np.abs(made[0] - made[2]).max() > 1e-7
 
 
 class Planted(Gptq):

@@ -113,12 +113,21 @@ def test_a_share_of_what_later_layers_lack_is_made_up_for(graph: Graph) -> None:
         np.testing.assert_allclose(lacks, x.T @ (y - x) / len(x) / 2, rtol=1e-3, atol=1e-3)
 
     weight = normal(48, 3)
-    target = second.target(weight, 1e-9)
-    np.testing.assert_allclose(second.fit @ (target - weight), second.lacks[0] @ weight, rtol=1e-2, atol=1e-2)
-    np.testing.assert_array_equal(second.target(0 * weight, 1e-9), 0 * weight)
+    target = second.target(weight)
+    np.testing.assert_allclose(second.shrunk @ (target - weight), second.lacks[0] @ weight, rtol=1e-2, atol=1e-2)
+    np.testing.assert_array_equal(second.target(0 * weight), 0 * weight)
     x, y = rows_of(other, "e", data[3:]), rows_of(graph, "e", data[3:])
     wanted = np.square(x @ target - (x + y) / 2 @ weight) - np.square((x - y) / 2 @ weight)
     assert second.error(target, weight) == pytest.approx(wanted.sum() / len(x), rel=1e-2)
+
+
+def test_the_fewer_rows_there_are_the_less_counts_what_channels_have_in_common(graph: Graph) -> None:
+    for count in (1, 40):
+        (_, moments), _ = walked(graph, [{"x": normal(40, 40)} for _ in range(count)], {})
+        assert moments.rows == 30 * count
+        wanted = moments.fit.copy()
+        wanted[np.diag_indices_from(wanted)] *= 1 + 40 / moments.rows
+        np.testing.assert_allclose(moments.shrunk, wanted, rtol=1e-6)
 
 
 def test_one_row_fits_and_judges(graph: Graph) -> None:
