@@ -85,7 +85,8 @@ class Settings:
         only: globs of `model or scheme: method`.
         seeds: draws of calibration data.
         windows: the most windows of text to judge on.
-        calibration: windows or batches to calibrate on.
+        calibration: batches to calibrate on.
+        calibration_windows: windows of text to calibrate a language model on.
         limit: batches to judge on.
         epochs: epochs of training, where a network is trained.
         results: a JSON file, or None.
@@ -97,6 +98,7 @@ class Settings:
     seeds: int
     windows: int
     calibration: int
+    calibration_windows: int
     limit: int
     epochs: int
     results: Path | None
@@ -127,14 +129,17 @@ def main(
     windows: Annotated[
         int, typer.Option(help="The most windows of 512 tokens to judge a language model on, a third from each text.")
     ] = 48,
-    calibration: Annotated[int, typer.Option(help="Windows or batches to calibrate on.")] = 32,
+    calibration: Annotated[int, typer.Option(help="Batches to calibrate on.")] = 32,
+    calibration_windows: Annotated[int, typer.Option(help="Windows to calibrate a language model on.")] = 128,
     limit: Annotated[int, typer.Option(help="The most batches to judge others on.")] = 10**6,
     epochs: Annotated[int, typer.Option(help="Epochs of training; 0 leaves weights random, for a trial.")] = 3,
     results: Annotated[Path | None, typer.Option("--json", help="The JSON file to write what was measured to.")] = None,
 ) -> None:
     """Hold quantized models to those they were made of."""
     warnings.simplefilter("ignore")
-    settings = Settings(root, cache, only or ["*"], seeds, windows, calibration, limit, epochs, results)
+    settings = Settings(
+        root, cache, only or ["*"], seeds, windows, calibration, calibration_windows, limit, epochs, results
+    )
     for part in parts:
         if part is Part.SMOLLM2:
             _smollm2(settings)
@@ -165,14 +170,14 @@ def _smollm2(settings: Settings) -> None:
             if method != methods.ROUNDING and not settings.wants(scheme.name, method):
                 continue
             for seed in range(settings.seeds if method in calibrated else 1):
-                task = language.Task(scheme, method, seed, settings.calibration)
+                task = language.Task(scheme, method, seed, settings.calibration_windows)
                 finding = _alone(methods.run, place, task)
                 held = finding if isinstance(finding, language.Finding) else language.failed(finding)
                 rows.setdefault(method, []).append(held)
                 _log(f"{scheme.name}: {method}, seed {seed}", held.failure or f"{held.perplexity:.3f}")
+                settings.write("smollm2", f"{scheme.name}: {method}", [finding.plain() for finding in rows[method]])
                 if held.failure:
                     break
-            settings.write("smollm2", f"{scheme.name}: {method}", [finding.plain() for finding in rows[method]])
         OUT.print(language.table(scheme, rows, exact, rows[methods.ROUNDING][0].nats))
 
 
