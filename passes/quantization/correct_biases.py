@@ -126,9 +126,10 @@ class ChannelMeans:
 
     @classmethod
     def of(cls, graph: Graph, layers: Sequence[Layer], batches: Sequence[Feeds], context: PassContext) -> Self:
-        """The means in a graph that nobody else runs."""
-        means = cls(graph, layers)
-        show(Reference(graph), batches if layers else (), [means.see], context, "observing means")
+        """The means in a graph that nobody else runs, of what layers with a bias yield."""
+        biased = [layer for layer in layers if layer.node.input(2) is not None or added_bias(layer.node) is not None]
+        means = cls(graph, biased)
+        show(Reference(graph), batches if biased else (), [means.see], context, "observing means")
         return means
 
     def see(self, batch: int, value: Value, tensor: "Tensor") -> None:
