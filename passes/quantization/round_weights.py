@@ -2,7 +2,8 @@
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -16,6 +17,7 @@ from ..base import Effect, Feeds, Pass, PassContext, PassResult
 from ..judge import Reference
 from .calibrate import first_batches
 from .correct_biases import CORRECTED_ON, ChannelMeans
+from .directions import Directions, directions
 from .embeddings import quantize_embeddings
 from .given_grid import given_grid
 from .layers import Layer, WeightKey, scheme_of, select_layers
@@ -58,6 +60,7 @@ class WeightRounding(Pass):
     block: Annotated[int, Ge(0)] = 64
     samples: Annotated[int, Ge(0)] = 0
     asymmetry: Annotated[float, Interval(ge=0, le=1)] = 0.25
+    sideways: bool = True
     correct_biases: bool = True
     required: bool = True
 
@@ -79,14 +82,16 @@ class WeightRounding(Pass):
         def visit(layers: Sequence[Layer], moments: Moments) -> Mapping[Layer, np.ndarray]:
             for layer in layers:
                 if layer.key not in rounded:
-                    rounded[layer.key], kind = self._best(layer, moments)
+                    rounded[layer.key], kind = self._best(layer, moments, directions_of(layer))
                     counts[kind] += 1
                     if kind in ("plain", "clipped"):
                         misses.append(f"{layer.node.location}: {kind} rounding does better on held-out inputs")
             return {layer: rounded[layer.key].floats for layer in layers}
 
         batches = calibration(context, self.samples)
-        sweep(graph, selection.layers, batches, context, visit, asymmetry=self.asymmetry)
+        drawn = directions(graph, selection.layers, batches, context) if self.sideways else nullcontext(lambda _: None)
+        with drawn as directions_of:
+            sweep(graph, selection.layers, batches, context, visit, asymmetry=self.asymmetry)
         few = first_batches(context, CORRECTED_ON) if self.correct_biases else []
         means = ChannelMeans.of(graph, selection.layers, few, context)
         tables = quantize_weights(graph, selection.layers, rounded)
@@ -95,10 +100,19 @@ class WeightRounding(Pass):
         return PassResult(counts, [*misses, *others])
 
     @abstractmethod
-    def round(self, weight: np.ndarray, scheme: BlockScheme, moments: Moments) -> BlockWeight:
-        """Round a matrix `[K, N]` whose inputs have these moments; a method must not use the held-out ones."""
+    def round(
+        self, weight: np.ndarray, scheme: BlockScheme, moments: Moments, directions: Directions | None
+    ) -> Iterable[BlockWeight]:
+        """Round a matrix `[K, N]` in one way or several; a method must not use what is held out.
 
-    def _best(self, layer: Layer, moments: Moments) -> tuple[BlockWeight, str]:
+        Args:
+            weight: the matrix, float32.
+            scheme: the blocks and codes.
+            moments: the moments of its inputs.
+            directions: the directions in which errors of its outputs matter; None if all count alike.
+        """
+
+    def _best(self, layer: Layer, moments: Moments, directions: Directions | None) -> tuple[BlockWeight, str]:
         """The weight that does best on held-out inputs, and its rounding: `plain`, `clipped`, or the method's name.
 
         Weights that lie on a grid already (`given`) need no judge.
@@ -106,10 +120,12 @@ class WeightRounding(Pass):
         weight, scheme = layer.matrix, scheme_of(layer, BlockScheme(self.bits, self.block))
         if (given := given_grid(weight, scheme)) is not None:
             return given, "given"
-        found = {
-            self.name: self.round(weight, scheme, moments),
-            "clipped": BlockWeight.over(weight, scheme),
-            "plain": BlockWeight.nearest(weight, scheme),
-        }
-        kind = min(found, key=lambda kind: moments.error(found[kind].floats, weight))
-        return found[kind], kind
+        found = [
+            *((one, self.name) for one in self.round(weight, scheme, moments, directions)),
+            (BlockWeight.over(weight, scheme), "clipped"),
+            (BlockWeight.nearest(weight, scheme), "plain"),
+        ]
+        if directions is None:
+            return min(found, key=lambda pair: moments.error(pair[0].floats, weight))
+        along = directions.held_out.T
+        return min(found, key=lambda pair: moments.error(pair[0].floats @ along, weight @ along))

@@ -16,6 +16,7 @@ from planish.ir.numerics import drift
 from planish.ir.verify import verify
 from planish.passes.base import PassContext, PassResult
 from planish.passes.quantization.awq import Awq
+from planish.passes.quantization.directions import Directions
 from planish.passes.quantization.gptq import Gptq, compensation, gptq
 from planish.passes.quantization.sweep import Moments
 from planish.targets.load import load_target
@@ -66,18 +67,21 @@ def moments_of(x: np.ndarray) -> np.ndarray:
 
 @settings(deadline=None, max_examples=25)
 @given(
-    k=st.integers(1, 96), n=st.integers(1, 9), bits=st.integers(2, 8), block=st.sampled_from([16, 32, 128]),
-    symmetric=st.booleans(), activation_order=st.booleans(), rows=st.integers(0, 40),
+    k=st.integers(1, 96), n=st.sampled_from([1, 9, 32, 70]), bits=st.integers(2, 8),
+    block=st.sampled_from([16, 32, 128]), rows=st.integers(0, 40), symmetric=st.booleans(),
+    activation_order=st.booleans(), sideways=st.booleans(),
 )  # fmt: skip
 def test_codes_are_on_the_grid_whatever_the_sizes(
-    k: int, n: int, bits: int, block: int, symmetric: bool, activation_order: bool, rows: int
+    k: int, n: int, bits: int, block: int, symmetric: bool, activation_order: bool, rows: int, sideways: bool
 ) -> None:
-    """Fewer rows than channels, or none, make moments that have no inverse."""
+    """Fewer rows than channels, or none, make moments that have no inverse; what was pruned stays so."""
     weight, x = normal(k, n), correlated(rows, k)
     moments = moments_of(x) if rows else np.zeros((k, k), np.float32)
-    scheme = BlockScheme(bits, block, symmetric)
-    found = gptq(weight, scheme, moments, activation_order=activation_order, damping=0.01)
+    weight[RNG.random((k, n)) < 0.2] = 0
+    scheme, outputs = BlockScheme(bits, block, symmetric), moments_of(normal(max(rows, 1), n)) if sideways else None
+    found = gptq(weight, scheme, moments, outputs, activation_order=activation_order, damping=0.01)
     assert found.codes.shape == (k, n)
+    assert not found.floats[weight == 0].any()
     assert found.codes.max() < scheme.codes > found.zero_points.max()
     assert found.scales.shape == (-(-k // block), n)
     assert np.abs(found.floats - weight).max() < 10 * np.abs(weight).max()
@@ -103,6 +107,51 @@ def test_the_largest_channels_are_rounded_least_in_activation_order() -> None:
         found = gptq(weight, BlockScheme(3, 32), moments_of(x), activation_order=activation_order, damping=0.01)
         errors[activation_order] = np.square(x @ (found.floats - weight)).sum()
     assert errors[True] < errors[False]
+
+
+def joint_error(change: np.ndarray, inputs: np.ndarray, outputs: np.ndarray) -> float:
+    return float(np.vdot(change, inputs @ change @ outputs))
+
+
+@pytest.mark.parametrize("n", [64, 90])
+def test_columns_make_up_for_one_another_where_outputs_cannot_tell_them_apart(n: int) -> None:
+    """On directions that it hasn't seen, too, as it knows a fifth of them."""
+    weight, inputs, scheme = normal(96, n), moments_of(correlated(500, 96)), BlockScheme(3, 32)
+    directions = normal(1000, n // 5) @ normal(n // 5, n) + 0.1 * normal(1000, n)
+    fit, other = moments_of(directions[:500]), moments_of(directions[500:])
+    alone, together = (
+        gptq(weight, scheme, inputs, outputs, activation_order=True, damping=0.01).floats - weight
+        for outputs in (None, fit)
+    )
+    assert joint_error(together, inputs, other) < 0.6 * joint_error(alone, inputs, other)
+
+
+def test_columns_that_have_nothing_in_common_are_rounded_on_their_own() -> None:
+    weight, inputs = normal(96, 70), moments_of(correlated(500, 96))
+    outputs = np.diag(np.geomspace(0.1, 10, 70)).astype(np.float32)
+    alone, together = (
+        gptq(weight, BlockScheme(4, 32), inputs, moments, activation_order=True, damping=0.01).codes
+        for moments in (None, outputs)
+    )
+    assert (alone == together).mean() > 0.999
+
+
+def test_a_model_that_sums_channels_up_computes_closer_to_what_it_did(graph_of) -> None:
+    text = """(%x: float32[rows, 40]) {
+      const %w: float32[40, 512]
+      const %v: float32[512, 4]
+      %a: float32[rows, 512] = MatMul(%x, %w)
+      %b: float32[rows, 4] = MatMul(%a, %v)
+      %y: float32[rows, 4] = Neg(%b)
+      return y = %y
+    }"""
+    source = graph_of(text, {"w": normal(40, 512), "v": np.tile(np.eye(4, dtype=np.float32), (128, 1))})
+    held_out, data, drifts = {"x": correlated(200, 40)}, [{"x": correlated(8, 40)} for _ in range(64)], {}
+    for sideways in (False, True):
+        graph = source.clone()
+        assert applied(Gptq(bits=3, block=16, sideways=sideways), graph, data).counts["gptq"] > 0
+        drifts[sideways] = drift([Interpreter(source).run(held_out)], [Interpreter(graph).run(held_out)])
+    assert drifts[True] < 0.7 * drifts[False]
 
 
 def test_inputs_without_correlation_are_rounded_to_the_nearest_code() -> None:
@@ -147,6 +196,19 @@ def test_inputs_of_any_size_give_finite_weights(layers: Graph, size: float) -> N
     assert all(np.isfinite(constant.data).all() for constant in layers.constants.values())
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_biases_are_corrected_where_there_are_some(graph_of, bias: bool) -> None:
+    """Where there are none, nobody looks for their shifts."""
+    text, weights, told = LAYERS, {"w": normal(40, 48), "v": normal(24, 48), "b": normal(24)}, set[str]()
+    if not bias:
+        text = text.replace(", %b)", ")").replace("  const %b: float32[24]\n", "")
+        del weights["b"]
+    graph = graph_of(text, weights)
+    context = PassContext(TARGET, graph.clone(), batches(), progress=lambda what, done, total: told.add(what))
+    assert Gptq(block=16).apply(graph, context).counts["biases"] == bias
+    assert ("observing means" in told) == bias
+
+
 @pytest.mark.parametrize("step", [Awq, Gptq])
 def test_samples_bound_what_is_looked_at(layers: Graph, step: type[Awq | Gptq]) -> None:
     data, made = batches(), []
@@ -163,8 +225,10 @@ class Planted(Gptq):
 
     name = "planted"
 
-    def round(self, weight: np.ndarray, scheme: BlockScheme, moments: Moments) -> BlockWeight:
-        return BlockWeight.nearest(0 * weight, scheme)
+    def round(
+        self, weight: np.ndarray, scheme: BlockScheme, moments: Moments, directions: Directions | None
+    ) -> list[BlockWeight]:
+        return [BlockWeight.nearest(0 * weight, scheme)]
 
 
 def test_what_a_method_does_not_improve_is_rounded_and_named(layers: Graph) -> None:
