@@ -40,7 +40,7 @@ class Directions:
 
     Attributes:
         fit: those that roundings are fitted to, float32 `[rows, N]`.
-        held_out: those that they are judged by.
+        held_out: those that they are judged by; some of `fit` where there are too few batches to hold some out.
     """
 
     fit: np.ndarray
@@ -90,8 +90,8 @@ def directions(
             context.progress("drawing gradients", rows, _MOST_ROWS)
             found = next(gradients.draw(first_samples(batches[drawn], shapes, _SAMPLES), draws=1), {})
             for layer, place in places.items():
-                gradient = found.get(layer.node.output, torch.empty(0, 1)).flatten(0, -2)
-                storage.put(drawn * len(narrow) + place, {0: gradient.bfloat16()})
+                gradient = found.get(layer.node.output, torch.empty(0, 1))
+                storage.put(drawn * len(narrow) + place, {0: gradient.reshape(-1, gradient.shape[-1]).bfloat16()})
             drawn, rows = drawn + 1, rows + max((one.shape[:-1].numel() for one in found.values()), default=0)
 
         def find(layer: Layer) -> Directions | None:

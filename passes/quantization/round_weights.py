@@ -128,4 +128,5 @@ class WeightRounding(Pass):
         if directions is None:
             return min(found, key=lambda pair: moments.error(pair[0].floats, weight))
         along = directions.held_out.T
-        return min(found, key=lambda pair: moments.error(pair[0].floats @ along, weight @ along))
+        aim = weight @ along
+        return min(found, key=lambda pair: moments.error(pair[0].floats @ along, aim))

@@ -62,7 +62,7 @@ def test_every_fourth_batch_or_row_is_held_out(graph: Graph) -> None:
 
 
 def test_enough_rows_and_a_few_samples_of_a_batch_are_enough(graph_of) -> None:
-    """Of nine batches of twenty samples, the first eight samples of the first five have more than 8192 rows."""
+    """The first eight samples of five batches have more than 8192 rows, so that the other four aren't looked at."""
     graph = graph_of(TWO_OF_EIGHT.replace("[n,", "[n, 250,"), {"w": normal(16, 8), "u": normal(8, 12)})
     seen = found(graph, [{"x": normal(20, 250, 16)} for _ in range(9)])["u"]
     assert seen is not None
@@ -95,6 +95,14 @@ def test_layers_without_gradients_have_none(graph: Graph) -> None:
     assert found(graph, batches(4))["w"] is None
     graph.constants["u"].data = np.full((8, 12), np.nan, np.float32)
     assert found(graph, batches(4)) == {"w": None, "u": None}
+
+
+@pytest.mark.parametrize(("dims", "shape", "rows"), [("", (), 1), ("2, n, ", (2, 3), 6)])
+def test_rows_lie_along_all_axes_but_the_last(graph_of, dims: str, shape: tuple[int, ...], rows: int) -> None:
+    graph = graph_of(TWO_OF_EIGHT.replace("[n, ", f"[{dims}"), {"w": normal(16, 8), "u": normal(8, 12)})
+    for seen in found(graph, [{"x": normal(*shape, 16)} for _ in range(4)]).values():
+        assert seen is not None
+        assert (seen.fit.shape[0], seen.held_out.shape[0]) == (3 * rows, rows)
 
 
 def test_wide_layers_have_none(graph_of) -> None:
