@@ -78,6 +78,7 @@ def test_codes_are_on_the_grid_whatever_the_sizes(
     weight, x = normal(k, n), correlated(rows, k)
     moments = moments_of(x) if rows else np.zeros((k, k), np.float32)
     weight[RNG.random((k, n)) < 0.2] = 0
+    weight[0, 0] = 1  # whatever was pruned, something is left
     scheme, outputs = BlockScheme(bits, block, symmetric), moments_of(normal(max(rows, 1), n)) if sideways else None
     found = gptq(weight, scheme, moments, outputs, activation_order=activation_order, damping=0.01)
     assert found.codes.shape == (k, n)
