@@ -72,10 +72,13 @@ def relative_error(name: str, reference: Sequence[Outputs], actual: Sequence[Out
         return float(np.mean(differing)) if differing.size else 0.0
     error = norm = 0.0
     for expected, got in pairs:
-        finite = np.isfinite(expected.astype(np.float64))
-        wanted = expected.astype(np.float64)[finite]
-        error += float(np.sum((got.astype(np.float64)[finite] - wanted) ** 2))
-        norm += float(np.sum(wanted**2))
+        wanted = expected.astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            missed = got.astype(np.float64) - wanted
+        if not (finite := np.isfinite(wanted)).all():
+            wanted, missed = wanted[finite], missed[finite]
+        error += float(np.vdot(missed, missed))
+        norm += float(np.vdot(wanted, wanted))
     if error == 0.0:
         return 0.0
     return float(np.sqrt(error / norm)) if norm and np.isfinite(error) else float("inf")

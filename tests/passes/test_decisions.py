@@ -8,9 +8,10 @@ import pytest
 from planish.ir.builder import Builder
 from planish.ir.errors import CheckError
 from planish.ir.graph import Graph
+from planish.ir.types import DType, TensorType
 from planish.passes.base import Effect
 from planish.passes.check import NumericCheck
-from planish.passes.decisions import decisions
+from planish.passes.decisions import Record, decisions, replayed
 
 SELECTED = """(%x: float32[6], %w: float32[6]) {
   const %k: int64[1] = [3]
@@ -108,3 +109,17 @@ def test_which_nodes_decide(graph_of) -> None:
         }"""
     )
     assert [node.operator for node in decisions(graph)] == ["Floor", "ArgMax", "Greater"]
+
+
+@pytest.mark.parametrize("place", [0, 1, 4095])
+def test_one_number_among_many_tells_decisions_apart(place: int) -> None:
+    graph = Graph()
+    x = graph.add_input("x", TensorType(DType.float32, (4096,)))
+    graph.outputs["y"] = Builder(graph).Greater(x, np.float32(0))
+    numbers = np.ones(4096, np.float32)
+    numbers[place] = 1e-7
+    record = Record(graph, {"x": numbers})
+    for moved, is_positive in ((-1e-7, True), (-0.5, False)):
+        other = numbers.copy()
+        other[place] = moved
+        assert replayed(graph, {"x": other}, record)["y"][place] == is_positive
