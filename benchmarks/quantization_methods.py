@@ -26,8 +26,8 @@ PIPELINES: Mapping[str, Mapping[str, str]] = {
 }
 """What planish is asked for by scheme, after `cleanup,fuse`, and needs no data."""
 
-_LAYERS = "bits={0},block={1},skip=*lm_head*"
-_AWQ_GPTQ = f"awq{{{{{_LAYERS},samples=16}}}},gptq{{{{{_LAYERS},samples=32}}}}"
+_LAYERS = "bits={0},block={1},samples=32,skip=*lm_head*"
+_AWQ_GPTQ = f"awq{{{{{_LAYERS}}}}},gptq{{{{{_LAYERS}}}}}"
 CALIBRATED_PIPELINES: Mapping[str, Mapping[str, str]] = {
     scheme: {"planish, awq, gptq": pipeline, "planish, awq, gptq, tuned": f"{pipeline},tune-scales"}
     for scheme, pipeline in {

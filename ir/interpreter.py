@@ -1,6 +1,8 @@
 """The interpreter: runs a graph with torch, node by node; the meaning that every backend is held to."""
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -12,27 +14,36 @@ from .errors import ModelError, TargetError
 from .graph import Constant, Graph, Node, Value
 from .infer import find_operator
 from .limits import MOST_BYTES, check_types
+from .operators import has_trait
 from .ops import Body, Operator
 from .ops.dtypes import to_numpy, to_torch
-from .types import TensorType
+from .traits import Trait
+from .types import DType, TensorType
 
 Observer = Callable[[Value, torch.Tensor], torch.Tensor | None]
 """What sees each value's tensor; where it returns another one, that is computed with instead."""
 
+_DEPTH = 8
+"""The fewest channels that a convolution sums over for which torch is faster in bfloat16."""
 
 Held: TypeAlias = torch.Tensor | Sequence[torch.Tensor] | Sequence[Mapping[int | str, float]] | None
 """A tensor, a sequence of tensors or of maps, or an optional that holds nothing."""
 
 
 class Interpreter:
-    """A graph made ready to run: operators looked up, constants shared as tensors, lifetimes known."""
+    """A graph made ready to run: operators looked up, constants shared as tensors, lifetimes known.
 
-    def __init__(self, graph: Graph) -> None:
+    Args:
+        graph: the graph to run.
+        products: the type that factors of float32 are rounded to in convolutions and products of matrices.
+    """
+
+    def __init__(self, graph: Graph, *, products: torch.dtype = torch.float32) -> None:
         self.graph = graph
         self._constants: dict[Value, Held] = {value: to_torch(value.data) for value in graph.constants.values()}
         self._last_uses = last_uses(graph)
         self._nodes = [
-            (node, find_operator(node.operator), {name: Interpreter(inner) for name, inner in _graphs(node)})
+            (node, _definition(node, products), {name: Interpreter(inner) for name, inner in _graphs(node)})
             for node in graph.nodes
         ]
         self._fitting: set[tuple[tuple[str, int], ...]] = set()  # sizes of symbols
@@ -136,6 +147,13 @@ class _Body:
         return self._interpreter.call(arguments, self._around, self._observe)
 
 
+def _definition(node: Node, products: torch.dtype) -> Operator:
+    """What a node means, with products in a type."""
+    definition = find_operator(node.operator)
+    function = multiplied_in(products, node, definition.function)
+    return definition if function is definition.function else replace(definition, function=function)
+
+
 def _bodies(
     node: Node, inner: Mapping[str, Interpreter], values: Mapping[Value, Held], observe: Observer | None
 ) -> dict[str, _Body]:
@@ -229,3 +247,44 @@ def evaluate_constant(node: Node) -> tuple[np.ndarray, ...]:
     check_types((output.type for output in node.outputs), {}, str(node.location))
     with torch.no_grad():
         return tuple(map(_returned, evaluate(node, find_operator(node.operator), values)))
+
+
+def multiplied_in(dtype: torch.dtype, node: Node, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A node's function, with its factors rounded to a type if it sums many products of float32.
+
+    Its result is float32 all the same, as in Micikevicius et al., "Mixed Precision Training", ICLR 2018.
+
+    Args:
+        dtype: the type to multiply in; float32 for the function as it is.
+        node: the node.
+        function: what computes its outputs.
+    """
+    factors = () if dtype is torch.float32 else _factors(node)
+    if not factors:
+        return function
+
+    @functools.wraps(function)
+    def narrow(*arguments: torch.Tensor | None, **attributes: Any) -> torch.Tensor:
+        rounded = [it.to(dtype) if place in factors and it is not None else it for place, it in enumerate(arguments)]
+        return function(*rounded, **attributes).to(torch.float32)
+
+    return narrow
+
+
+def _factors(node: Node) -> Sequence[int]:
+    """The operands in float32 that a type with fast products may hold, where a node sums many products of them.
+
+    Factors on a grid stay as they are, which the model that is deployed computes with; weights of few bits are made
+    into floats first, which then have the type of what they are multiplied with.
+    """
+    if node.outputs[0].dtype is not DType.float32:
+        return ()
+    if node.operator == "com.microsoft::MatMulNBits":
+        return (0,)
+    if not has_trait(node.operator, Trait.CONTRACTING):
+        return ()
+    first, second = node.operand(0), node.operand(1)
+    if any(it.producer is not None and it.producer.operator == "DequantizeLinear" for it in (first, second)):
+        return ()
+    is_deep = "Conv" not in node.operator or (isinstance(second, Constant) and second.data.shape[1] >= _DEPTH)
+    return range(len(node.inputs)) if is_deep else ()

@@ -1,7 +1,6 @@
 """A graph as a torch module, and its weights back: what training and distillation work on."""
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,15 +8,11 @@ import torch
 from torch import fx, nn
 
 from .applying import call_attributes
-from .graph import Attribute, Constant, Graph, Node, Value
+from .graph import Attribute, Constant, Graph, Value
 from .infer import find_operator
-from .operators import has_trait
+from .interpreter import multiplied_in
 from .ops.dtypes import to_numpy, to_torch
-from .traits import Trait
-from .types import DType, TensorType
-
-_DEPTH = 8
-"""The fewest channels that a convolution sums over for which torch is faster in bfloat16."""
+from .types import TensorType
 
 
 def to_module(graph: Graph, *, training: bool = False, products: torch.dtype = torch.float32) -> fx.GraphModule:
@@ -54,8 +49,7 @@ def _module(graph: Graph, around: Sequence[Value], *, training: bool, products: 
     for node in graph.nodes:
         definition = find_operator(node.operator)
         function = definition.trainable if training and definition.trainable else definition.function
-        if products is not torch.float32 and (factors := _factors(node)):
-            function = _multiplied_in(products, function, factors)
+        function = multiplied_in(products, node, function)
         arguments = tuple(
             _host_argument(target, value, values) if index in definition.host else value and values[value]
             for index, value in enumerate(node.inputs)
@@ -87,38 +81,6 @@ def update_constants(graph: Graph, module: fx.GraphModule) -> int:
             constant.data = trained.copy()
             changed += 1
     return changed
-
-
-def _factors(node: Node) -> Sequence[int]:
-    """The operands in float32 that a type with fast products may hold, where a node sums many products of them.
-
-    Factors on a grid stay as they are, which the model that is deployed computes with; weights of few bits are made
-    into floats first, which then have the type of what they are multiplied with.
-    """
-    if node.outputs[0].dtype is not DType.float32:
-        return ()
-    if node.operator == "com.microsoft::MatMulNBits":
-        return (0,)
-    if not has_trait(node.operator, Trait.CONTRACTING):
-        return ()
-    first, second = node.operand(0), node.operand(1)
-    if any(it.producer is not None and it.producer.operator == "DequantizeLinear" for it in (first, second)):
-        return ()
-    is_deep = "Conv" not in node.operator or (isinstance(second, Constant) and second.data.shape[1] >= _DEPTH)
-    return range(len(node.inputs)) if is_deep else ()
-
-
-def _multiplied_in(
-    dtype: torch.dtype, function: Callable[..., Any], factors: Sequence[int]
-) -> Callable[..., torch.Tensor]:
-    """A function of tensors of float32 that computes in another type."""
-
-    @functools.wraps(function)
-    def narrow(*arguments: torch.Tensor | None, **attributes: Any) -> torch.Tensor:
-        rounded = [it.to(dtype) if place in factors and it is not None else it for place, it in enumerate(arguments)]
-        return function(*rounded, **attributes).to(torch.float32)
-
-    return narrow
 
 
 def _is_code(attribute: Attribute) -> bool:

@@ -9,6 +9,7 @@ from ..ir.graph import Graph, Value
 from .base import Feeds
 from .measures import LossKind
 from .output_parts import OutputParts
+from .precision import Precision
 
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Generator, Tensor
@@ -26,6 +27,7 @@ class Gradients:
         measures: the kind of loss for each output, by name.
         generator: the generator of random numbers.
         kept: further values whose contents are kept.
+        products: the type that products of float32 are computed in.
 
     Attributes:
         values: the contents of the watched and the kept values on the last batch.
@@ -38,11 +40,14 @@ class Gradients:
         measures: Mapping[str, LossKind],
         generator: "Generator",
         kept: AbstractSet[Value] = frozenset(),
+        products: Precision = "float32",
     ) -> None:
+        import torch
+
         from ..ir.interpreter import Interpreter
 
         self.values: dict[Value, Tensor] = {}
-        self._interpreter = Interpreter(graph)
+        self._interpreter = Interpreter(graph, products=getattr(torch, products))
         self._watched = watched
         self._kept = kept
         self._parts = OutputParts(graph, measures)
@@ -105,5 +110,7 @@ def _score(name: str, kind: LossKind, output: "Tensor", generator: "Generator") 
     probabilities = logs.detach().exp()
     if not probabilities.isfinite().all():
         raise ModelError(f"the model's output {name!r} is not finite on the calibration data")
-    classes = torch.multinomial(probabilities, 1, generator=generator)
+    sums = probabilities.float().cumsum(-1)  # drawn from them, which takes a fraction of what `multinomial` does
+    drawn = sums[:, -1:] * torch.rand(len(sums), 1, generator=generator)
+    classes = torch.searchsorted(sums, drawn, right=True)
     return logs.gather(1, classes).sum() / (2 * len(logs)) ** 0.5

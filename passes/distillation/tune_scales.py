@@ -13,11 +13,13 @@ from ...ir.graph import Constant, Graph
 from ..base import Effect, Feeds, Pass, PassContext, PassResult
 from ..measures import LossKind, choose_measures, measure
 from ..output_parts import OutputParts
-from ..training.trainer import Precision, fast_precision
+from ..precision import Precision, fast_precision
 
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
     from torch.nn import Module
+
+    from ...ir.interpreter import Interpreter
 
 _SCALES: dict[str, tuple[int, ...]] = {
     "com.microsoft::MatMulNBits": (2,),
@@ -53,7 +55,7 @@ class ScaleTuning(Pass):
     name: ClassVar[str] = "tune-scales"
     effect: ClassVar[Effect] = Effect.LOSSY
     iterations: Annotated[int, Ge(1)] = 60
-    lr: Annotated[float, Interval(gt=0, lt=1)] = 1e-3
+    lr: Annotated[float, Interval(gt=0, lt=1)] = 5e-4
     loss: Literal["kl", "mse", "auto"] = "kl"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
@@ -123,13 +125,13 @@ class _Student:
 
         self._inputs = [value.name for value in graph.inputs]
         self._outputs = list(graph.outputs)
-        self._teacher = Interpreter(source)
+        products = getattr(torch, precision)
+        self._teacher, self._tutor = Interpreter(source), Interpreter(source, products=products)
         self._parts = OutputParts(source, measures)
-        self._module = self._learning = to_module(graph, training=True).requires_grad_(False)
-        if precision == "bfloat16":
-            self._learning = to_module(graph, training=True, products=torch.bfloat16)
-            for name, parameter in self._module.named_parameters():
-                self._learning.register_parameter(name, parameter)
+        self._module = to_module(graph, training=True).requires_grad_(False)
+        self._learning = to_module(graph, training=True, products=products)
+        for name, parameter in self._module.named_parameters():
+            self._learning.register_parameter(name, parameter)
         places = {constant: f"constant_{place}" for place, constant in enumerate(graph.constants.values())}
         self._before = {places[constant]: self._module.get_parameter(places[constant]) for constant in tuned}
         self.changes = [torch.zeros_like(scale, requires_grad=True) for scale in self._before.values()]
@@ -140,15 +142,15 @@ class _Student:
 
     def loss(self, feeds: Feeds) -> "Tensor":
         """How far the outputs are from the teacher's, to learn from."""
-        return self._loss(feeds, self._learning)
+        return self._loss(feeds, self._learning, self._tutor)
 
-    def _loss(self, feeds: Feeds, module: "Module") -> "Tensor":
+    def _loss(self, feeds: Feeds, module: "Module", teacher: "Interpreter") -> "Tensor":
         import torch
         from torch.func import functional_call
 
         from ...ir.ops.dtypes import to_torch
 
-        wanted = {name: to_torch(array) for name, array in self._teacher.run(feeds).items()}
+        wanted = {name: to_torch(array) for name, array in teacher.run(feeds).items()}
         self._parts.learn(feeds, wanted)
         inputs = tuple(to_torch(np.asarray(feeds[name])) for name in self._inputs)
         found: tuple[torch.Tensor, ...] = functional_call(module, self._scales(), inputs)
@@ -160,7 +162,7 @@ class _Student:
         import torch
 
         with torch.no_grad():
-            return sum(self._loss(batch, self._module).item() for batch in batches) / len(batches)
+            return sum(self._loss(batch, self._module, self._teacher).item() for batch in batches) / len(batches)
 
     def arrays(self) -> list[np.ndarray]:
         """The scales as they are by now."""

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -18,6 +19,8 @@ from .sweep import Moments, sweep
 
 _EXPONENTS = np.linspace(0, 1, 11)[1:]
 _LARGEST_SCALE = 1e4
+_COLUMNS = 256
+"""How many columns of the widest weight scales are chosen by; whether they gain anything is told by all."""
 
 
 @dataclass(frozen=True)
@@ -75,17 +78,18 @@ class Awq(Pass):
 
     def _scales(self, weights: Sequence[np.ndarray], source: ChannelSource, moments: Moments) -> np.ndarray | None:
         """The scales of the source's channels with the least error; None where they gain nothing on held-out inputs."""
-        scheme = BlockScheme(self.bits, self.block)
+        scheme, ones = BlockScheme(self.bits, self.block), np.ones(source.size, np.float32)
 
-        def error(scales: np.ndarray, matrix: np.ndarray) -> float:
+        def error(weights: Sequence[np.ndarray], scales: np.ndarray, matrix: np.ndarray) -> float:
             """The error of the layers' outputs, by a matrix of second moments."""
             rows = scales[source.channels, None]
             changes = (BlockWeight.nearest(weight * rows, scheme).floats / rows - weight for weight in weights)
             return sum(float(np.vdot(change, matrix @ change)) for change in changes)
 
-        ones = np.ones(source.size, np.float32)
-        best = min([ones, *self._tried(weights, source, moments)], key=lambda scales: error(scales, moments.fit))
-        is_better = error(best, moments.held_out) < error(ones, moments.held_out)
+        few = _some_columns(weights)
+        tried = [ones, *self._tried(weights, source, moments)]
+        best = min(tried, key=lambda scales: error(few, scales, moments.fit))
+        is_better = error(weights, best, moments.held_out) < error(weights, ones, moments.held_out)
         return best if is_better else None
 
     def _tried(self, weights: Sequence[np.ndarray], source: ChannelSource, moments: Moments) -> Iterator[np.ndarray]:
@@ -104,3 +108,9 @@ class Awq(Pass):
             rows = scales[source.channels]
             replace_constant(graph, layer.node, 1, layer.weight.data * (rows if layer.axis == 0 else rows[:, None]))
         divide(graph, source, scales)
+
+
+def _some_columns(weights: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The same share of each weight's columns, drawn at random, as those of a head lie in patterns."""
+    share, generator = min(_COLUMNS / max(weight.shape[1] for weight in weights), 1), np.random.default_rng(0)
+    return [weight[:, generator.permutation(weight.shape[1])[: ceil(share * weight.shape[1])]] for weight in weights]

@@ -12,6 +12,7 @@ from ...ir.graph import Graph
 from ..base import Feeds, PassContext
 from ..gradients import Gradients
 from ..measures import choose_measures
+from ..precision import fast_precision
 from ..probes import first_samples
 from ..storage import Storage
 from .layers import Layer
@@ -82,7 +83,8 @@ def directions(
     narrow = [layer for layer in layers if measures and layer.matrix.shape[1] <= _WIDEST]
     places = {layer: place for place, layer in enumerate(narrow)}
     shapes = {value.name: value.type.dims for value in graph.inputs}
-    gradients = Gradients(graph, {layer.node.output for layer in narrow}, measures, generator)
+    watched = {layer.node.output for layer in narrow}
+    gradients = Gradients(graph, watched, measures, generator, products=fast_precision())
     with workspace() as folder:
         storage: Storage[int, Tensor] = Storage(folder)
         drawn = rows = 0

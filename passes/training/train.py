@@ -24,6 +24,7 @@ from ...ir.types import TensorType
 from ..base import Effect, Labelled, Pass, PassContext, PassResult
 from ..judge import Verdict
 from ..pipeline import format_pass
+from ..precision import fast_precision
 from ..rewrite.match import attribute_of
 from ..sparsity.layers import prunable_layers, share_of_zeros
 from ..sparsity.patterns import Pattern, zeros_of
@@ -35,7 +36,7 @@ from .gradual import GradualPruning
 from .integer_weights import Rounding, make_trainable
 from .learned_scales import ScalePlan, TrainedScale, learn_scales
 from .lessons import MOST_ON_DISK, ROWS, Lessons, Piece, divide
-from .trainer import Optimizer, Trainer, fast_precision, is_weight
+from .trainer import Optimizer, Trainer, is_weight
 
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor

@@ -10,6 +10,7 @@ import numpy as np
 
 from ...ir.errors import ModelError
 from ...ir.graph import Constant, Graph
+from ..precision import Precision
 from .gradual import GradualPruning
 from .lessons import TrainingBatch
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:  # listing the passes must not import torch
     Outputs: TypeAlias = Mapping[str, Tensor]
 
 Optimizer: TypeAlias = Literal["adamw", "sgd"]
-Precision: TypeAlias = Literal["float32", "bfloat16"]
 
 _SETTINGS = {
     "BatchNormalization": (3, 4),  # statistics: a variance must not fall below zero
@@ -253,14 +253,6 @@ class Trainer:
         """Let weights and their averages, if there are any, change places."""
         for place, weight in enumerate(self._weights if self._averages else ()):
             weight.data, self._averages[place] = self._averages[place], weight.data
-
-
-def fast_precision() -> Precision:
-    """The type that this machine multiplies fastest in."""
-    import torch
-
-    can = torch.cpu.get_capabilities()
-    return "bfloat16" if can.get("avx512_bf16") or can.get("amx_bf16") else "float32"
 
 
 def is_weight(constant: Constant) -> bool:
