@@ -35,7 +35,8 @@ class Interpreter:
 
     Args:
         graph: the graph to run.
-        products: the type that factors of float32 are rounded to in convolutions and products of matrices.
+        products: the type that factors of float32 are rounded to in convolutions and products of matrices, but for
+            those in graphs inside nodes.
     """
 
     def __init__(self, graph: Graph, *, products: torch.dtype = torch.float32) -> None:
