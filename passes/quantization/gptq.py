@@ -3,9 +3,9 @@
 So do the columns that are left, where it is known what errors of a layer's outputs have in common for the model's.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 import numpy as np
@@ -138,26 +138,38 @@ class _Task:
         weight, scales, zero_points = map(
             torch.from_numpy, (self.weight[places], *(part[blocks] for part in self.grid))
         )
-        ends = (0, self.scheme.codes - 1)
+        stays = weight == 0
+        bounds = (part.masked_fill(stays, 0) for part in (-zero_points, self.scheme.codes - 1 - zero_points))
+        grid = scales, *bounds
         if outputs is None:
-            codes = round_in_order(weight[None], self.upper[None], scales[None], zero_points[None], ends)[0]
+            with _one_thread():
+                steps = round_in_order(weight[None], self.upper[None], *(part[None] for part in grid))[0][0]
         else:
             sideways = torch.from_numpy(compensation(outputs[np.ix_(columns, columns)], _SIDEWAYS_DAMPING))
-            codes = _round_in_tiles(weight, self.upper, sideways, scales, zero_points, ends)
+            with _one_thread():
+                steps = _round_in_tiles(weight, self.upper, sideways, *grid)
         found = np.empty((k, n), np.uint8)
-        found[places] = codes.numpy().astype(np.uint8)
+        found[places] = (steps + zero_points).numpy().astype(np.uint8)
         return BlockWeight(found, self.grid[0], self.grid[1].astype(np.uint8), self.scheme)
 
 
+@contextmanager
+def _one_thread() -> Generator[None]:
+    """Compute with one of torch's threads: for thousands of small steps, others cost more than they bring."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _round_in_tiles(
-    weight: "Tensor",
-    upper: "Tensor",
-    sideways: "Tensor",
-    scales: "Tensor",
-    zero_points: "Tensor",
-    ends: tuple[int, int],
+    weight: "Tensor", upper: "Tensor", sideways: "Tensor", scales: "Tensor", least: "Tensor", greatest: "Tensor"
 ) -> "Tensor":
-    """The codes of a matrix each of whose columns is rounded as `round_in_order` does, after those before it.
+    """Round a matrix each of whose columns is rounded as `round_in_order` does, after those before it.
 
     A column aims at its own weights, moved by the errors of the columns before, so that a tile needs those above it and
     those to its left: tiles of one diagonal are rounded at once.
@@ -166,75 +178,75 @@ def _round_in_tiles(
         weight: float32, `[K, N]`.
         upper: how much a row's error moves the later rows, `[K, K]`.
         sideways: how much a column's error moves the later columns, `[N, N]`.
-        scales, zero_points: the scale and the zero point of each weight, `[K, N]`.
-        ends: the least and the greatest code.
+        scales, least, greatest: the scale of each weight, and its bounds in scales, `[K, N]`.
+
+    Returns:
+        The rounded weights in scales.
     """
     import torch
 
-    codes, down, right = (torch.empty_like(weight) for _ in range(3))  # codes, and errors that move what is left
-    for tiles in _diagonals(*weight.shape):
-        exact, near, beside, scale, zero_point = (
-            torch.stack([part[place] for place in places])
-            for part, places in (
-                (weight, tiles),
-                (upper, [(rows, rows) for rows, _ in tiles]),
-                (sideways, [(columns, columns) for _, columns in tiles]),
-                (scales, tiles),
-                (zero_points, tiles),
-            )
-        )
-        from_left = [right[rows, : columns.start] @ sideways[: columns.start, columns] for rows, columns in tiles]
-        from_above = [upper[: rows.start, rows].mT @ down[: rows.start, columns] for rows, columns in tiles]
-        aims = torch.where(exact != 0, exact - torch.stack(from_left), 0)
-        moved = torch.where(exact != 0, aims - torch.stack(from_above), 0)
-        found = round_in_order(moved.clone(), near, scale, zero_point, ends)
-        floats = (found - zero_point) * scale
-        below = torch.linalg.solve_triangular(near.mT, moved - floats, upper=False)
-        behind = torch.linalg.solve_triangular(beside, aims - floats, upper=True, left=False)
-        for place, *parts in zip(tiles, found, below, behind, strict=True):
-            for whole, part in zip((codes, down, right), parts, strict=True):
-                whole[place] = part
-    return codes
+    size = [-(-length // _TILE) * _TILE for length in weight.shape]
+    down, right = (_enlarged(torch.eye(whole), part) for whole, part in zip(size, (upper, sideways), strict=True))
+    near, beside = (_tiles(square).diagonal().movedim(-1, 0) for square in (down, right))
+    beside = torch.linalg.inv(beside)
+    down = (down / down.diagonal()[:, None]).T.contiguous()  # how much what is missed moves
+    weights, *grid = (_tiles(_enlarged(torch.ones(size), part)) for part in (weight, scales, least, greatest))
+    steps, missed, behind = torch.zeros(3, *size)
+    rows, columns = weights.shape[:2]
+    for place in range(rows + columns - 1):
+        row = torch.arange(max(0, place - columns + 1), min(rows, place + 1))
+        tiles = row, place - row
+        from_left, from_above = torch.empty(2, len(row), _TILE, _TILE)
+        for number, (i, j) in enumerate((_TILE * torch.stack(tiles, 1)).tolist()):
+            torch.mm(behind[i : i + _TILE, :j], right[:j, j : j + _TILE], out=from_left[number])
+            torch.mm(down[i : i + _TILE, :i], missed[:i, j : j + _TILE], out=from_above[number])
+        exact, scale, *bounds = (part[tiles] for part in (weights, *grid))
+        aims = torch.where(exact != 0, exact - from_left, 0)
+        found, errors = round_in_order(aims - from_above, near[row], scale, *bounds)
+        _tiles(steps)[tiles], _tiles(missed)[tiles] = found, errors
+        _tiles(behind)[tiles] = (aims - found * scale) @ beside[tiles[1]]
+    return steps[: len(weight), : weight.shape[1]]
 
 
-def _diagonals(k: int, n: int) -> Iterator[list[tuple[slice, slice]]]:
-    """The tiles of a matrix `[k, n]`, those on a diagonal together if they have the same shape."""
-    rows, columns = ([slice(start, min(start + _TILE, size)) for start in range(0, size, _TILE)] for size in (k, n))
-    for place in range(len(rows) + len(columns) - 1):
-        diagonal = [
-            (rows[down], columns[place - down]) for down in range(len(rows)) if 0 <= place - down < len(columns)
-        ]
-        for _, tiles in groupby(diagonal, key=lambda tile: [part.stop - part.start for part in tile]):
-            yield list(tiles)
+def _enlarged(whole: "Tensor", part: "Tensor") -> "Tensor":
+    """A larger matrix whose first rows and columns are another one's."""
+    whole[: len(part), : part.shape[1]] = part
+    return whole
+
+
+def _tiles(matrix: "Tensor") -> "Tensor":
+    """The tiles of a matrix that has whole ones, `[rows, columns, tile, tile]`, in the same memory."""
+    rows, columns = (length // _TILE for length in matrix.shape)
+    return matrix.view(rows, _TILE, columns, _TILE).transpose(1, 2)
 
 
 def round_in_order(
-    weights: "Tensor", upper: "Tensor", scales: "Tensor", zero_points: "Tensor", ends: tuple[int, int]
-) -> "Tensor":
-    """The codes of matrices whose rows are rounded one after the other; what is zero stays zero.
+    weights: "Tensor", upper: "Tensor", scales: "Tensor", least: "Tensor", greatest: "Tensor"
+) -> "tuple[Tensor, Tensor]":
+    """Round matrices whose rows are rounded one after the other.
 
     Args:
         weights: float32, `[G, K, N]`, overwritten by the values that would be exact, given the earlier errors.
         upper: how much a row's error moves the later rows, for each matrix, `[G, K, K]`; see `compensation`.
-        scales, zero_points: the scale and the zero point of each weight, `[G, K, N]`.
-        ends: the least and the greatest code.
+        scales, least, greatest: the scale of each weight, and its bounds in scales, `[G, K, N]`: 0 and 0 for zeros.
+
+    Returns:
+        The rounded weights in scales, and what each row then missed of its exact values.
     """
     import torch
 
-    kept, codes = weights != 0, torch.empty_like(weights)
-    for start in range(0, weights.shape[1], _AT_ONCE):
-        rows = range(start, min(start + _AT_ONCE, weights.shape[1]))
-        near = upper[:, start : rows.stop, start : rows.stop]
-        errors = torch.empty_like(weights[:, start : rows.stop])
-        for place, row in enumerate(rows):
-            exact = weights[:, row].div(scales[:, row]).round_().add_(zero_points[:, row])
-            codes[:, row] = torch.where(kept[:, row], exact.clamp_(*ends), zero_points[:, row])
-            missed = weights[:, row] - (codes[:, row] - zero_points[:, row]) * scales[:, row]
-            errors[:, place] = missed / near[:, place, place, None]
-            moves = near[:, place, place + 1 :, None]
-            weights[:, row + 1 : rows.stop].addcmul_(moves, errors[:, place, None], value=-1)
-        weights[:, rows.stop :].baddbmm_(upper[:, start : rows.stop, rows.stop :].mT, errors, alpha=-1)
-    return codes
+    moves = upper / upper.diagonal(dim1=1, dim2=2)[..., None]
+    steps, missed = torch.empty_like(weights), torch.empty_like(weights)
+    rows = list(zip(*(part.unbind(1) for part in (weights, scales, steps, missed, least, greatest)), strict=True))
+    for start in range(0, len(rows), _AT_ONCE):
+        stop = min(start + _AT_ONCE, len(rows))
+        for place in range(start, stop):
+            exact, scale, step, miss, low, high = rows[place]
+            torch.div(exact, scale, out=step).round_().clamp_(low, high)
+            torch.addcmul(exact, step, scale, value=-1, out=miss)
+            weights[:, place + 1 : stop].addcmul_(moves[:, place, place + 1 : stop, None], miss[:, None], value=-1)
+        weights[:, stop:].baddbmm_(moves[:, start:stop, stop:].mT, missed[:, start:stop], alpha=-1)
+    return steps, missed
 
 
 def compensation(moments: np.ndarray, damping: float) -> np.ndarray:
@@ -251,4 +263,4 @@ def compensation(moments: np.ndarray, damping: float) -> np.ndarray:
     np.fill_diagonal(damped, np.where(energy > 0, energy, mean) + damping * mean)
     lower = np.linalg.cholesky(damped)
     (inverse,) = get_lapack_funcs(("trtri",), dtype=np.float64)
-    return inverse(lower[::-1, ::-1])[0].astype(np.float32)
+    return inverse(np.asfortranarray(lower[::-1, ::-1]))[0].astype(np.float32)

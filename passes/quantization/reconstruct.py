@@ -146,8 +146,8 @@ class _Sums:
         doubt = _ROUNDING * seen.diagonal(dim1=1, dim2=2).sum(1, keepdim=True).expand(seen.shape[:2])
         moments = seen - reads @ reads.mT / self.inputs[:, -1:, -1:] + torch.diag_embed(doubt)  # biases follow means
         upper = torch.from_numpy(np.stack([compensation(one, _DAMPING) for one in moments.numpy()]))
-        top, grid = 2 ** (bits - 1) - 1, scale.float().expand(weights.shape)
-        return round_in_order(weights.float(), upper, grid, torch.zeros_like(grid), (-top, top))
+        greatest = (2 ** (bits - 1) - 1) * (weights != 0).float()
+        return round_in_order(weights.float(), upper, scale.float().expand_as(greatest), -greatest, greatest)[0]
 
     def error(self, columns: "Tensor") -> "Tensor":
         """The squared error of each output channel, `[groups * N]`."""
