@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..types import DType
@@ -44,6 +45,10 @@ def attention(
     repeats = q.shape[1] // k.shape[1]  # grouped queries share a head of keys and values
     if repeats != 1:
         k, v = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
+    if outputs == 1 and not softcap and _is_single(q, k, v) and softmax_precision in (None, DType.float32):
+        bias = None if bias is None else torch.atleast_2d(bias)
+        y = F.scaled_dot_product_attention(q, k, v, bias, scale=scale)  # several times as fast, as no score is kept
+        return y.transpose(1, 2).flatten(2) if flat else y
     # a root on both sides keeps to half precision's range, and is rounded to it first as the standard has it
     half = q.new_full((), math.sqrt(1 / math.sqrt(q.shape[3]) if scale is None else scale))
     scores = (q * half) @ (k * half).mT
@@ -55,6 +60,10 @@ def attention(
     if outputs == 1:
         return y
     return (y, *present, (scores, capped, biased, weights)[qk_matmul_output_mode])[:outputs]
+
+
+def _is_single(*tensors: Tensor) -> bool:
+    return all(tensor.dtype is torch.float32 for tensor in tensors)
 
 
 def _split(x: Tensor, heads: int | None) -> Tensor:
