@@ -7,6 +7,7 @@ from typing import ClassVar, TextIO
 
 from ...ir.errors import UsageError
 from ...ir.graph import Graph
+from ..allocator import give_back
 from ..base import Pass, PassContext
 from ..instrument import Instrument
 from ..pipeline import format_pass
@@ -39,6 +40,7 @@ class Memory(Instrument):
             raise UsageError("memory is measured on Linux alone")
 
     def before(self, step: Pass, graph: Graph) -> None:
+        give_back()
         with suppress(OSError):
             _CLEAR.write_text(_PEAK)
         self._before = resident("VmRSS")
