@@ -149,6 +149,7 @@ class _Task:
             with _one_thread():
                 steps = _round_in_tiles(weight, self.upper, sideways, *grid)
         found = np.empty((k, n), np.uint8)
+        steps = steps.masked_fill(stays, 0)  # moments of huge numbers are infinite, and what they move is NaN
         found[places] = (steps + zero_points).numpy().astype(np.uint8)
         return BlockWeight(found, self.grid[0], self.grid[1].astype(np.uint8), self.scheme)
 
@@ -188,7 +189,7 @@ def _round_in_tiles(
     size = [-(-length // _TILE) * _TILE for length in weight.shape]
     down, right = (_enlarged(torch.eye(whole), part) for whole, part in zip(size, (upper, sideways), strict=True))
     near, beside = (_tiles(square).diagonal().movedim(-1, 0) for square in (down, right))
-    beside = torch.linalg.inv(beside)
+    beside = torch.linalg.solve_triangular(beside, torch.eye(_TILE).expand_as(beside), upper=True)
     down = (down / down.diagonal()[:, None]).T.contiguous()  # how much what is missed moves
     weights, *grid = (_tiles(_enlarged(torch.ones(size), part)) for part in (weight, scales, least, greatest))
     steps, missed, behind = torch.zeros(3, *size)

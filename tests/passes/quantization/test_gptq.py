@@ -279,6 +279,17 @@ def test_tiles_of_a_diagonal_are_rounded_as_strips_of_columns_one_after_the_othe
     assert (found.codes[order] != codes.numpy()).mean() < 0.01  # sums in another order round otherwise at times
 
 
+@pytest.mark.parametrize("sideways", [False, True])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_zeros_stay_where_moments_are_infinite(sideways: bool) -> None:
+    weight, infinite = normal(70, 40), np.full((70, 70), np.inf, np.float32)
+    weight[RNG.random(weight.shape) < 0.3] = 0
+    outputs = np.full((40, 40), np.inf, np.float32) if sideways else None
+    found = gptq(weight, BlockScheme(4, 16), infinite, outputs, activation_order=True, damping=0.01)
+    assert np.isfinite(found.floats).all()
+    assert not found.floats[weight == 0].any()
+
+
 def test_the_factor_is_that_of_the_inverse_of_damped_moments() -> None:
     """Channels that calibration doesn't show count as much as one does on average."""
     moments = moments_of(correlated(20, 40))
