@@ -121,7 +121,8 @@ def _distance(kind: LossKind, got: "Tensor", wanted: "Tensor", temperature: floa
         return (got - wanted).square().sum() / wanted.square().sum().clamp_min(1e-12)
     if kind is LossKind.PROBABILITIES:
         got, wanted = got.clamp_min(1e-12).log(), wanted.clamp_min(1e-12).log()
-    ours, theirs = (logits.div(temperature).log_softmax(-1) for logits in (got, wanted))
+    scaled = (got, wanted) if temperature == 1 else (got / temperature, wanted / temperature)
+    ours, theirs = (logits.log_softmax(-1) for logits in scaled)
     divergence = (theirs.exp() * (theirs - ours)).sum(-1).mean() * temperature**2
     if not offsets or kind is LossKind.PROBABILITIES or got.ndim > 2:
         return divergence

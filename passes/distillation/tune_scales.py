@@ -77,9 +77,8 @@ class ScaleTuning(Pass):
         training = [batch for batch in context.calibration if id(batch) not in kept]
         precision = fast_precision() if self.precision == "auto" else self.precision
         student = _Student(graph, tuned, context.source, measures, precision)
-        before = student.score(held_out)
         self._train(student, training, context)
-        after = student.score(held_out)
+        before, after = student.scores(held_out)
         if not after < before:
             return PassResult(misses=[f"tuning didn't lower the loss on held-out batches, which is {before:.4g}"])
         for constant, array in zip(tuned, student.arrays(), strict=True):
@@ -142,27 +141,39 @@ class _Student:
 
     def loss(self, feeds: Feeds) -> "Tensor":
         """How far the outputs are from the teacher's, to learn from."""
-        return self._loss(feeds, self._learning, self._tutor)
+        return self._loss(feeds, self._wanted(feeds, self._tutor), self._learning, self._scales())
 
-    def _loss(self, feeds: Feeds, module: "Module", teacher: "Interpreter") -> "Tensor":
+    def scores(self, batches: Sequence[Feeds]) -> tuple[float, float]:
+        """The mean losses over some batches: before any scale was changed, and as they are by now."""
         import torch
-        from torch.func import functional_call
 
+        scales, losses = (self._before, self._scales()), np.zeros(2)
+        with torch.no_grad():
+            for batch in batches:
+                wanted = self._wanted(batch, self._teacher)
+                losses += [self._loss(batch, wanted, self._module, some).item() for some in scales]
+        before, after = losses / len(batches)
+        return before, after
+
+    def _wanted(self, feeds: Feeds, teacher: "Interpreter") -> "dict[str, Tensor]":
+        """What the teacher yields, in parts."""
         from ...ir.ops.dtypes import to_torch
 
         wanted = {name: to_torch(array) for name, array in teacher.run(feeds).items()}
         self._parts.learn(feeds, wanted)
+        return self._parts.split(wanted)
+
+    def _loss(
+        self, feeds: Feeds, wanted: "Mapping[str, Tensor]", module: "Module", scales: "Mapping[str, Tensor]"
+    ) -> "Tensor":
+        from torch.func import functional_call
+
+        from ...ir.ops.dtypes import to_torch
+
         inputs = tuple(to_torch(np.asarray(feeds[name])) for name in self._inputs)
-        found: tuple[torch.Tensor, ...] = functional_call(module, self._scales(), inputs)
+        found: tuple[Tensor, ...] = functional_call(module, dict(scales), inputs)
         got = dict(zip(self._outputs, found, strict=True))
-        return measure(self._parts.measures, self._parts.split(got), self._parts.split(wanted), 1.0)
-
-    def score(self, batches: Sequence[Feeds]) -> float:
-        """The mean loss over some batches."""
-        import torch
-
-        with torch.no_grad():
-            return sum(self._loss(batch, self._module, self._teacher).item() for batch in batches) / len(batches)
+        return measure(self._parts.measures, self._parts.split(got), wanted, 1.0)
 
     def arrays(self) -> list[np.ndarray]:
         """The scales as they are by now."""
