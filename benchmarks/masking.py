@@ -1,6 +1,6 @@
 """What a graph computes where some channels are set to zero: that which a pruned graph is held to."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,15 +17,20 @@ STATISTICS = {"LayerNormalization", "RMSNormalization", "com.microsoft::SkipLaye
 
 Kept: TypeAlias = Mapping[tuple[Value, int], np.ndarray]
 """A boolean for each index of an axis of a value: whether it stays."""
+Decide: TypeAlias = Callable[[Value, torch.Tensor], torch.Tensor | None]
+"""What takes the place of a value that is computed, if anything does."""
 
 
-def run_masked(graph: Graph, kept: Kept, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def run_masked(
+    graph: Graph, kept: Kept, feeds: Mapping[str, Any], decide: Decide = lambda value, tensor: None
+) -> dict[str, np.ndarray]:
     """The outputs where all that isn't kept is set to zero wherever it is computed.
 
     Args:
         graph: the graph with all channels; weights of recurrent layers are set to zero in place.
         kept: whether each index of an axis of a value is kept.
         feeds: an array for each input.
+        decide: what values that are decided by comparing numbers are replaced by, such as a replay of another run.
     """
     for node in graph.nodes:
         for value in node.inputs if has_trait(node.operator, Trait.RECURRENT) else ():
@@ -39,6 +44,8 @@ def run_masked(graph: Graph, kept: Kept, feeds: Mapping[str, Any]) -> dict[str, 
         if value in means:
             tensor = _of_what_is_left(means[value], tensor, held, kept)
         tensor = _zeroed(value, tensor, kept)
+        answer = decide(value, tensor)
+        tensor = tensor if answer is None else answer
         if any(_takes_means(use.node) for use in value.uses):
             held[value] = tensor
         return tensor
