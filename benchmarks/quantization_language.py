@@ -24,6 +24,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 WINDOW = 512
 """Tokens that are read at once; each but the first is predicted."""
 
+_MOST_LETTERS = 2_000_000
+"""The letters of a text from its beginning that windows are cut from."""
+
 Logits = Callable[[np.ndarray], np.ndarray]
 """A function from token ids, int64[1, 512], to logits, float32[1, 512, vocabulary]."""
 
@@ -91,15 +94,22 @@ class Place:
         """The windows to judge on, by the name of the text."""
         return self.folder / f"evaluation-{self.count}.npz"
 
+    @property
+    def pool(self) -> Path:
+        """The windows to draw from for calibration, by the name of the text."""
+        return self.folder / "calibration.npz"
+
     def windows(self, *names: str) -> np.ndarray:
         """Token ids of the held-out windows, int64[windows, 512], of some texts or all."""
         with np.load(self.evaluation) as held:
             return np.concatenate([held[name] for name in names or texts.TEXTS])
 
-    def calibration(self, seed: int, count: int) -> np.ndarray:
-        """Token ids of windows to calibrate on, int64[count, 512], drawn by a seed."""
-        pool = np.load(self.folder / "calibration.npy")
-        return pool[np.random.default_rng(seed).permutation(len(pool))[:count]]
+    def calibration(self, seed: int, count: int, *names: str) -> np.ndarray:
+        """Token ids of windows to calibrate on, int64[count, 512], drawn by a seed from some texts or all in turn."""
+        generator, names = np.random.default_rng(seed), names or texts.OTHERS
+        with np.load(self.pool) as pool:
+            drawn = [generator.permutation(pool[name])[: -(-count // len(names))] for name in names]
+        return np.stack(drawn, axis=1).reshape(-1, WINDOW)[:count]
 
     def module(self) -> nn.Module:
         """The model as torch runs it."""
@@ -194,7 +204,7 @@ def prepare(folder: Path, root: Path, windows: int) -> Place:
         folder.mkdir(parents=True, exist_ok=True)
         _load(place)
         _write_forms(place)
-    if not place.logits.exists():
+    if not (place.pool.exists() and place.logits.exists()):
         _write_windows(place, root)
     return place
 
@@ -239,7 +249,8 @@ def _write_windows(place: Place, root: Path) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(place.checkpoint)
-    np.save(place.folder / "calibration.npy", _cut(tokenizer(texts.calibration())["input_ids"]))
+    others = {name: texts.calibration(name, root)[:_MOST_LETTERS] for name in texts.OTHERS}
+    np.savez(place.pool, **{name: _cut(tokenizer(text)["input_ids"]) for name, text in others.items()})
     each = -(-place.count // len(texts.TEXTS))
     np.savez(place.evaluation, **{name: _held_out(tokenizer, name, root, each) for name in texts.TEXTS})
     windows, run = place.windows(), runner(place.module())
@@ -276,7 +287,7 @@ def runner(model: nn.Module) -> Logits:
 
 def _held_out(tokenizer: Any, name: str, root: Path, count: int) -> np.ndarray:
     """Windows of a text, evenly from its whole length; all of them, if there are no more than asked for."""
-    cut = _cut(tokenizer(texts.evaluation(name, root)[:2_000_000])["input_ids"])
+    cut = _cut(tokenizer(texts.evaluation(name, root)[:_MOST_LETTERS])["input_ids"])
     return cut[np.linspace(0, len(cut) - 1, min(count, len(cut))).astype(int)]
 
 

