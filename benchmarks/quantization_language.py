@@ -105,11 +105,14 @@ class Place:
             return np.concatenate([held[name] for name in names or texts.TEXTS])
 
     def calibration(self, seed: int, count: int, *names: str) -> np.ndarray:
-        """Token ids of windows to calibrate on, int64[count, 512], drawn by a seed from some texts or all in turn."""
-        generator, names = np.random.default_rng(seed), names or texts.OTHERS
+        """Token ids of windows to calibrate on, int64[count, 512], drawn by a seed from some texts or all in turn.
+
+        There are fewer, if the shortest text has too few.
+        """
+        generator = np.random.default_rng(seed)
         with np.load(self.pool) as pool:
-            drawn = [generator.permutation(pool[name])[: -(-count // len(names))] for name in names]
-        return np.stack(drawn, axis=1).reshape(-1, WINDOW)[:count]
+            drawn = [generator.permutation(pool[name]) for name in names or texts.OTHERS]
+        return np.stack(list(zip(*drawn, strict=False))).reshape(-1, WINDOW)[:count]
 
     def module(self) -> nn.Module:
         """The model as torch runs it."""

@@ -23,7 +23,7 @@ def calibration(name: str, root: Path) -> str:
     if name == "news":
         return _gensim("lee_background.cor")
     if name == "sayings":
-        files = [file for file in _found(root, "usr/share/games/fortunes/*") if not file.suffix]
+        files = [it for it in _found(root, "usr/share/games/fortunes/*") if it.is_file() and not it.suffix]
     else:
         files = _found(root, "usr/share/perl/*/pod/perl*tut.pod")
     return "\n".join(file.read_text() for file in files)

@@ -156,7 +156,7 @@ class _Student:
         return before, after
 
     def _wanted(self, feeds: Feeds, teacher: "Interpreter") -> "dict[str, Tensor]":
-        """What the teacher yields, in parts."""
+        """What the teacher yields, in the parts that are compared."""
         from ...ir.ops.dtypes import to_torch
 
         wanted = {name: to_torch(array) for name, array in teacher.run(feeds).items()}
