@@ -29,7 +29,11 @@ PIPELINES: Mapping[str, Mapping[str, str]] = {
 _LAYERS = "bits={0},block={1},samples=32,skip=*lm_head*"
 _AWQ_GPTQ = f"awq{{{{{_LAYERS}}}}},gptq{{{{{_LAYERS}}}}}"
 CALIBRATED_PIPELINES: Mapping[str, Mapping[str, str]] = {
-    scheme: {"planish, awq, gptq": pipeline, "planish, awq, gptq, tuned": f"{pipeline},tune-scales"}
+    scheme: {
+        "planish, with data": PIPELINES[scheme]["planish"],
+        "planish, awq, gptq": pipeline,
+        "planish, awq, gptq, tuned": f"{pipeline},tune-scales",
+    }
     for scheme, pipeline in {
         "int4 in blocks of 64": _AWQ_GPTQ.format(4, 64),
         "int4 by row": _AWQ_GPTQ.format(4, 0),
@@ -53,8 +57,8 @@ def rounding(work: Work) -> Logits:
     return runner(model)
 
 
-def planish(pipeline: str) -> Method:
-    """Return what runs a pipeline on the traced model, and its artifact for ONNX Runtime."""
+def planish(pipeline: str, *, sees_data: bool) -> Method:
+    """Return what runs a pipeline on the traced model, with data or without, and its artifact for ONNX Runtime."""
 
     def make(work: Work) -> Logits:
         import planish
@@ -64,7 +68,7 @@ def planish(pipeline: str) -> Method:
 
         graph = planish.read(work.place.graph)
         name = graph.inputs[0].name
-        data = [{name: ids[None]} for ids in work.calibration]
+        data = [{name: ids[None]} for ids in work.calibration] if sees_data else ()
         made = planish.optimize(graph, f"cleanup,fuse,{pipeline}", data=data, seed=work.seed).graph
         artifact = work.out / "artifact"
         write_artifact(artifact, made, find_backend("onnxruntime"), load_target("native"))
@@ -92,13 +96,14 @@ CALIBRATED_PEERS: Mapping[str, Method] = {
 
 def data_free(scheme: Scheme) -> dict[str, Method]:
     """Methods by name that no seed changes; rounding comes first."""
-    ours = {name: planish(pipeline) for name, pipeline in PIPELINES[scheme.name].items()}
+    ours = {name: planish(pipeline, sees_data=False) for name, pipeline in PIPELINES[scheme.name].items()}
     return {ROUNDING: rounding} | ours | PEERS
 
 
 def calibrated(scheme: Scheme) -> dict[str, Method]:
     """Methods by name that look at calibration data."""
-    ours = {name: planish(pipeline) for name, pipeline in CALIBRATED_PIPELINES.get(scheme.name, {}).items()}
+    pipelines = CALIBRATED_PIPELINES.get(scheme.name, {})
+    ours = {name: planish(pipeline, sees_data=True) for name, pipeline in pipelines.items()}
     return ours | (CALIBRATED_PEERS if scheme.bits < 8 else {})
 
 

@@ -13,6 +13,8 @@ from .graph import Node
 
 _SHARES = tuple(np.linspace(1, 0.65, 8))
 """The shares of a block's range that are tried for its codes."""
+_LEAST_COUNT = 0.1
+"""What a row's errors count at least, as a share of the mean: what was zero as far as was seen may not stay so."""
 _SLAB = 1 << 21
 """The weights that are rounded at once, so that what is computed with stays small beside a model."""
 _BLOCKS = (256, 128, 64, 32)
@@ -107,26 +109,37 @@ class BlockWeight:
     @classmethod
     def nearest(cls, weight: np.ndarray, scheme: BlockScheme) -> Self:
         """Round a matrix `[K, N]` to the nearest codes on grids over each block's whole range, widened to hold 0."""
-        return cls._over(weight, scheme, (1.0,))
+        return cls._over(weight, scheme, (), None)
 
     @classmethod
-    def over(cls, weight: np.ndarray, scheme: BlockScheme) -> Self:
+    def over(cls, weight: np.ndarray, scheme: BlockScheme, power: np.ndarray | None = None) -> Self:
         """Round a matrix `[K, N]` of floats with the least squared error of each block.
 
         Ranges, widened to hold 0, are narrowed step by step, which clips a few weights and rounds the others less. For
         the codes of each try the best scale is known: that of linear regression. With 8 bits nothing is gained by
         clipping, and codes are the nearest.
+
+        Args:
+            weight: the matrix.
+            scheme: the blocks and codes.
+            power: the mean squares of what rows are multiplied by, up to a factor, `[K]`: what their squared errors
+                count. Rows count alike where it isn't known, is zero, or isn't finite.
         """
-        return cls._over(weight, scheme, _SHARES if scheme.bits < 8 else (1.0,))
+        return cls._over(weight, scheme, _SHARES if scheme.bits < 8 else (), power)
 
     @classmethod
-    def _over(cls, weight: np.ndarray, scheme: BlockScheme, shares: tuple[float, ...]) -> Self:
+    def _over(
+        cls, weight: np.ndarray, scheme: BlockScheme, shares: tuple[float, ...], power: np.ndarray | None
+    ) -> Self:
         k, n = weight.shape
         blocks = -(-k // (scheme.block or k))
         codes, zero_points = np.empty((k, n), np.uint8), np.empty((blocks, n), np.uint8)
         scales, columns = np.empty((blocks, n), np.float32), max(1, _SLAB // k)
+        counts = _counts(power, k)
         for place in (slice(first, first + columns) for first in range(0, n, columns)):
-            codes[:, place], scales[:, place], zero_points[:, place] = _rounded_over(weight[:, place], scheme, shares)
+            codes[:, place], scales[:, place], zero_points[:, place] = _rounded_over(
+                weight[:, place], scheme, shares, counts
+            )
         return cls(codes, scales, zero_points, scheme)
 
     @property
@@ -179,22 +192,31 @@ def rounded(blocks: np.ndarray, step: np.ndarray, zero_points: np.ndarray, schem
     return np.clip(np.rint(blocks / step[:, None]) + zero_points[:, None], 0, scheme.codes - 1)
 
 
+def _counts(power: np.ndarray | None, k: int) -> np.ndarray:
+    """Return what each row's squared errors count, float32 `[K]`."""
+    if power is None or not np.isfinite(mean := power.mean(dtype=np.float64)) or not mean:
+        return np.ones(k, np.float32)
+    return np.maximum(power / mean, _LEAST_COUNT).astype(np.float32)
+
+
+@np.errstate(over="ignore", invalid="ignore")  # squares of huge numbers are no less than others
 def _rounded_over(
-    weight: np.ndarray, scheme: BlockScheme, shares: tuple[float, ...]
+    weight: np.ndarray, scheme: BlockScheme, shares: tuple[float, ...], counts: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return codes, scales and zero points of some columns, with the least error of some shares of the range."""
     blocks = in_blocks(weight.astype(np.float32, copy=False), scheme.block)
-    step, zero_points = _whole_grid(blocks, scheme)
-    least = np.full(step.shape, np.inf, np.float32)
-    codes, scales = np.zeros(blocks.shape, np.uint8), step
+    counts = in_blocks(counts[:, None], scheme.block)
+    scales, zero_points = step, _ = _whole_grid(blocks, scheme)
+    codes = rounded(blocks, step, zero_points, scheme)
+    least = (np.square((codes - zero_points[:, None]) * step[:, None] - blocks) * counts).sum(axis=1)
     for share in shares:
         tried = rounded(blocks, step * np.float32(share), zero_points, scheme)
         steps = tried - zero_points[:, None]
-        scale = step if len(shares) == 1 else _fitted(steps, blocks)
-        error = np.square(steps * scale[:, None] - blocks).sum(axis=1)
+        scale = _fitted(steps, blocks, counts)
+        error = (np.square(steps * scale[:, None] - blocks) * counts).sum(axis=1)
         is_less = error < least
         least, scales = np.where(is_less, error, least), np.where(is_less, scale, scales)
-        codes = np.where(is_less[:, None], tried, codes).astype(np.uint8)
+        codes = np.where(is_less[:, None], tried, codes)
     return codes.reshape(-1, weight.shape[1])[: len(weight)], scales, zero_points
 
 
@@ -209,9 +231,11 @@ def _whole_grid(blocks: np.ndarray, scheme: BlockScheme) -> tuple[np.ndarray, np
     return step, np.rint(-low / step)
 
 
-def _fitted(steps: np.ndarray, blocks: np.ndarray) -> np.ndarray:
+def _fitted(steps: np.ndarray, blocks: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Return the scales of least squared error for codes less zero points, by linear regression."""
-    return (steps * blocks).sum(axis=1) / np.maximum(np.square(steps).sum(axis=1), 1)
+    weighted = steps * counts
+    squares = (weighted * steps).sum(axis=1)
+    return (weighted * blocks).sum(axis=1) / np.where(squares > 0, squares, 1)
 
 
 def _packed(rows: np.ndarray, bits: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Probes: inputs that graphs are compared on, and what graphs give for them."""
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -15,7 +15,10 @@ from ..ir.types import DType
 from .base import Feeds
 from .categories import of_categories
 
-_PROBE_SIZES = (
+ProbeSizes = tuple[tuple[int, int], tuple[int, int]]
+"""Sizes in two random probes: of the dimension that the first input begins with, and of all others that are open."""
+
+PROBE_SIZES: Sequence[ProbeSizes] = (
     ((2, 2), (3, 3)),
     ((16, 16), (17, 17)),
     ((2, 32), (3, 64)),  # detectors halve images five times, and join what they have made larger again
@@ -23,7 +26,6 @@ _PROBE_SIZES = (
     ((64, 64), (65, 65)),
     ((224, 224), (225, 225)),
 )
-"""Sizes in two random probes: of the dimension that the first input begins with, and of all others that are open."""
 _LIGHT = 4
 """How many of these, the first ones, are tried for one at which types hold; the others take large models minutes."""
 
@@ -81,7 +83,13 @@ class _Shapes:
 
 
 def make_probes(
-    graph: Graph, calibration: Sequence[Feeds], seed: int = 0, count: int = 2, *, held_to_types: bool = False
+    graph: Graph,
+    calibration: Sequence[Feeds],
+    seed: int = 0,
+    count: int = 2,
+    *,
+    held_to_types: bool = False,
+    sizes: Sequence[ProbeSizes] = PROBE_SIZES,
 ) -> list[Feeds]:
     """Inputs for the numeric check: real ones where there is calibration data, random ones otherwise.
 
@@ -92,6 +100,7 @@ def make_probes(
         count: how many batches of real inputs are taken.
         held_to_types: whether random inputs must have sizes at which every tensor has the shape that its type declares;
             such sizes are preferred in any case.
+        sizes: the sizes of random inputs that are tried in turn.
 
     Raises:
         ModelError: the graph runs on none of the sizes tried for its symbolic dimensions.
@@ -100,17 +109,17 @@ def make_probes(
         shapes = {value.name: value.type.dims for value in graph.inputs}
         return [first_samples(batch, shapes, _SAMPLES) for batch in calibration[:count]]
     reason = ""
-    preferred = [(sizes, True) for sizes in _PROBE_SIZES[:_LIGHT]]
-    for sizes, is_held in dict.fromkeys([*preferred, *((sizes, held_to_types) for sizes in _PROBE_SIZES)]):
+    preferred = [(tried, True) for tried in sizes[:_LIGHT]]
+    for tried, is_held in dict.fromkeys([*preferred, *((tried, held_to_types) for tried in sizes)]):
         try:
-            return _random_probes(graph, sizes, np.random.default_rng(seed), held_to_types=is_held)
+            return _random_probes(graph, tried, np.random.default_rng(seed), held_to_types=is_held)
         except (ModelError, CheckError) as error:
             reason = str(error)
     raise ModelError(f"the model runs on no random input ({reason}); give calibration data to check it on")
 
 
 def _random_probes(
-    graph: Graph, sizes: Iterable[tuple[int, int]], generator: np.random.Generator, *, held_to_types: bool
+    graph: Graph, sizes: ProbeSizes, generator: np.random.Generator, *, held_to_types: bool
 ) -> list[Feeds]:
     """Random inputs of some sizes.
 
@@ -186,14 +195,28 @@ def _random(value: Value, own: Mapping[str, int], size: int, generator: np.rando
     sizes = {**dict.fromkeys(value.type.symbols, size), **own}
     check_types([value.type], sizes, f"input {value.name!r}")
     shape = [evaluate(dim, sizes) for dim in value.shape]
-    return random_array(value.dtype, shape, generator)
+    return random_array(value.dtype, shape, generator, _table_rows(value))
 
 
-def random_array(dtype: DType, shape: Sequence[int], generator: np.random.Generator) -> np.ndarray:
-    """A random array for an input: normal floats; otherwise 0s and 1s, valid as indices and masks, or their digits."""
+def _table_rows(value: Value) -> int:
+    """The rows of the smallest constant table in which an input's numbers are looked up; 2 where there is none."""
+    lookups = (use.node for use in value.uses if use.node.operator == "Gather" and use.index == 1)
+    tables = ((node.constant(0), int(node.attributes.get("axis", 0))) for node in lookups)
+    return min((table.shape[axis] for table, axis in tables if table is not None), default=2)
+
+
+def random_array(dtype: DType, shape: Sequence[int], generator: np.random.Generator, below: int = 2) -> np.ndarray:
+    """A random array for an input: normal floats, or whole numbers from 0, or their digits.
+
+    Args:
+        dtype: the type of its elements.
+        shape: its shape.
+        generator: the source of randomness.
+        below: the number that all whole numbers are below; 0s and 1s are valid as indices and masks.
+    """
     if dtype is DType.string:
         return generator.integers(0, 2, shape).astype(str).astype(object)
     if not dtype.is_float:
-        return generator.integers(0, 2, shape).astype(dtype.numpy)
+        return generator.integers(0, below, shape).astype(dtype.numpy)
     numbers = generator.standard_normal(shape)
     return (np.abs(numbers) if dtype is DType.float8_e8m0fnu else numbers).astype(dtype.numpy)  # powers have no sign

@@ -13,7 +13,6 @@ from annotated_types import Interval
 
 from ...ir.block_weight import BlockScheme, BlockWeight
 from .directions import Directions
-from .grid_search import search_grid
 from .round_weights import WeightRounding
 from .sweep import Moments
 
@@ -125,7 +124,8 @@ class _Task:
         energy = np.diagonal(moments)
         order = np.argsort(-energy, kind="stable") if activation_order else np.arange(len(weight))
         upper = torch.from_numpy(compensation(moments[np.ix_(order, order)], damping))
-        return cls(weight, scheme, search_grid(weight, scheme, energy), order, upper)
+        found = BlockWeight.over(weight, scheme, energy)
+        return cls(weight, scheme, (found.scales, found.zero_points.astype(np.float32)), order, upper)
 
     def rounded(self, outputs: np.ndarray | None = None) -> BlockWeight:
         """The codes, and their grid; columns with the largest gradients come first where they are known."""

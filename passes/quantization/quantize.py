@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar, Literal
 
-import numpy as np
 from annotated_types import Ge, Interval
 
 from ...ir.block_weight import BlockScheme, BlockWeight
@@ -26,6 +25,7 @@ from .embeddings import Lookup, quantize_embeddings
 from .equalize import Equalization
 from .given_grid import given_grid
 from .image_means import pool_image_means
+from .input_powers import input_powers
 from .layers import Layer, SelectedLayers, WeightKey, scheme_of, select_layers
 from .logarithms import before_logarithms
 from .losses import last_batches, losses
@@ -68,8 +68,9 @@ class Quantize(Pass):
             anew at run time, for MatMul and Gemm only; `int8-weights`, `int4`, `int3` and `int2` store weights alone in
             as many bits (3 take up 4) and leave activations in float, for models that read each weight for a few rows
             at a time, as those that generate text do. An embedding table that a head multiplies by has 8 bits in each.
-        block: how many weights of a column share a scale and a zero point, chosen for the least squared error, in the
-            schemes for weights alone; a power of two from 16, or 0 for whole columns. The last block may be shorter.
+        block: how many weights of a column share a scale and a zero point, in the schemes for weights alone; a power of
+            two from 16, or 0 for whole columns. The last block may be shorter. Both are chosen for the least error of
+            what the layer computes of calibration data, or else of random inputs, in fewer than 8 bits.
         symmetric: whether, in the schemes for weights alone, all zero points are the middle code, and none are stored.
         observer: how calibration chooses ranges: `minmax` (all that was seen), `percentile` (all but 0.001 %), or `mse`
             (least squared error).
@@ -221,14 +222,17 @@ class Quantize(Pass):
         for layer in selection.layers:
             sharing.setdefault(layer.key, []).append(layer)
         tables: dict[Constant, Lookup] = {}
-        corrects = self.correct_biases and bool(context.calibration)
-        few = first_batches(context, min(self.samples, CORRECTED_ON)) if corrects else []
+        batches = first_batches(context, min(self.samples, CORRECTED_ON)) if context.calibration else []
+        powers = input_powers(graph, sharing, batches, context) if scheme.bits < 8 else {}
+        few = batches if self.correct_biases else []
         means = ChannelMeans.of(graph, selection.layers, few, context)
         for done, (key, layers) in enumerate(sharing.items()):  # one weight at a time is held beside the graph
             context.progress("rounding weights", done, len(sharing))
-            tables |= quantize_weights(graph, layers, {key: _rounded(layers[0].matrix, scheme_of(layers[0], scheme))})
+            weight, own = layers[0].matrix, scheme_of(layers[0], scheme)
+            rounded = given_grid(weight, own) or BlockWeight.over(weight, own, powers.get(key))
+            tables |= quantize_weights(graph, layers, {key: rounded})
         counts = {"layers": len(selection.layers)}
-        if corrects:
+        if few:
             counts["biases"] = means.correct(Reference(graph), few, context)
         found = PassResult(counts, selection.misses)
         return _with_what_is_stored(graph, context, tables, found)
@@ -372,11 +376,6 @@ def _with_what_is_stored(
     recurrent, layers_left = quantize_recurrent(graph, context)
     counts = {**found.counts, "embeddings": embeddings, "recurrent": recurrent}
     return PassResult(counts, [*found.misses, *tables_left, *layers_left], found.notes)
-
-
-def _rounded(weight: np.ndarray, scheme: BlockScheme) -> BlockWeight:
-    """A weight as it is where it lies on a grid already, and otherwise with the least squared error."""
-    return given_grid(weight, scheme) or BlockWeight.over(weight, scheme)
 
 
 def static_layers(graph: Graph, operators: frozenset[str], context: PassContext) -> SelectedLayers:

@@ -122,7 +122,7 @@ class WeightRounding(Pass):
             return given, "given"
         found = [
             *((one, self.name) for one in self.round(weight, scheme, moments, directions)),
-            (BlockWeight.over(weight, scheme), "clipped"),
+            (BlockWeight.over(weight, scheme, np.diagonal(moments.fit)), "clipped"),
             (BlockWeight.nearest(weight, scheme), "plain"),
         ]
         if directions is None:

@@ -422,6 +422,29 @@ def test_images_are_tried_that_can_be_halved(graph_of) -> None:
     assert [probe["x"].shape for probe in make_probes(graph, ())] == [(1, 1, 32, 32), (1, 1, 64, 64)]
 
 
+def test_random_numbers_of_rows_reach_all_over_the_smallest_table(graph_of) -> None:
+    graph = graph_of(
+        """(%ids: int64[batch, words], %kinds: int64[batch, words]) {
+          const %large: float32[900, 4]
+          const %wide: float32[4, 500]
+          const %two: float32[2, 4]
+          %a: float32[batch, words, 4] = Gather(%large, %ids)
+          %b: float32[4, batch, words] = Gather(%wide, %ids) {axis = -1}
+          %c: float32[batch, words, 4] = Gather(%two, %kinds)
+          return a = %a, b = %b, c = %c
+        }""",
+        {
+            "large": np.ones((900, 4), np.float32),
+            "wide": np.ones((4, 500), np.float32),
+            "two": np.eye(2, 4, dtype=np.float32),
+        },
+    )
+    first, _ = make_probes(graph, (), sizes=[((40, 40), (3, 3))])
+    assert 400 < first["ids"].max() < 500
+    assert len(np.unique(first["ids"])) > 300
+    assert set(first["kinds"].flat) == {0, 1}
+
+
 def test_a_single_sequence_is_tried_where_states_are_for_one(graph_of) -> None:
     """The standard has states for as many sequences as the layer reads."""
     weights = {"w": np.ones((1, 9, 2), np.float32), "r": np.ones((1, 9, 3), np.float32)}

@@ -145,6 +145,122 @@ def test_weights_are_rounded_with_less_error_than_to_the_whole_range(spread: str
     assert errors[0] <= errors[1] * (0.98 if spread in ("normal", "outliers") else 1)
 
 
+POWER = np.float32([100, *[0.01] * 31] * 3)
+
+
+@pytest.mark.parametrize("scheme", [(4, 32), (3, 0), (2, 16)], ids=str)
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_rows_that_are_multiplied_by_more_are_rounded_less(scheme: tuple[int, int], symmetric: bool) -> None:
+    weight, how = normal(96, 40), BlockScheme(*scheme, symmetric)
+    alike, weighted = (
+        np.square(BlockWeight.over(weight, how, power).floats - weight).T @ POWER for power in (None, POWER)
+    )
+    assert weighted.mean() < 0.7 * alike.mean()
+
+
+@pytest.mark.parametrize("place", [0, 95])
+@pytest.mark.parametrize("number", [np.inf, np.nan])
+def test_rows_count_alike_where_what_multiplies_them_is_no_number(number: float, place: int) -> None:
+    weight, how, broken = normal(96, 8), BlockScheme(4, 32), POWER.copy()
+    broken[place] = number
+    alike = BlockWeight.over(weight, how).floats
+    for power in (broken, np.zeros(96), np.zeros(1)):
+        np.testing.assert_array_equal(BlockWeight.over(weight, how, power).floats, alike)
+
+
+@pytest.mark.parametrize("factor", [1e-40, 1e-9, 1e34])
+def test_only_the_proportions_of_what_multiplies_rows_matter(factor: float) -> None:
+    weight, how, power = normal(96, 8), BlockScheme(4, 32), np.float32([4, 1, 2] * 32)
+    scaled = BlockWeight.over(weight, how, power * np.float32(factor))
+    np.testing.assert_allclose(scaled.floats, BlockWeight.over(weight, how, power).floats, rtol=1e-5)
+
+
+def test_weights_whose_squares_are_beyond_floats_are_rounded_to_the_nearest() -> None:
+    weight, how = normal(64, 8) * np.float32(1e30), BlockScheme(4, 32)
+    np.testing.assert_array_equal(BlockWeight.over(weight, how).codes, BlockWeight.nearest(weight, how).codes)
+
+
+GAINS = """(%x: float32[rows, 64]) {
+  const %gain: float32[64]
+  const %w: float32[64, 48]
+  %a: float32[rows, 64] = Mul(%x, %gain)
+  %y: float32[rows, 48] = MatMul(%a, %w)
+  return y = %y
+}"""
+
+
+def gains(graph_of) -> Graph:
+    return graph_of(GAINS, {"gain": np.float32([8, 0.5, 0.5, 0.5] * 16), "w": normal(64, 48)})
+
+
+def stored(graph: Graph) -> np.ndarray:
+    """What the first MatMulNBits multiplies by."""
+    weight = BlockWeight.of(next(node for node in graph.nodes if node.operator == "com.microsoft::MatMulNBits"))
+    assert weight is not None
+    return weight.floats
+
+
+def test_channels_that_carry_more_count_more_without_data(graph_of) -> None:
+    """What a normalization's scales make of channels shows on random inputs."""
+    graph = gains(graph_of)
+    (gain, weight), scheme = weights(graph).values(), BlockScheme(4, 32)
+    quantized(graph)
+    x = normal(200, 64) * gain
+    errors = [
+        np.square(x @ (floats - weight)).sum() for floats in (stored(graph), BlockWeight.over(weight, scheme).floats)
+    ]
+    assert errors[0] < 0.8 * errors[1]
+
+
+def test_calibration_data_stand_in_for_random_inputs(graph_of) -> None:
+    """In these the channels that a model would make smaller carry more."""
+    source = gains(graph_of)
+    gain, weight = weights(source).values()
+    inputs = normal(200, 64) * np.float32([0.01, 1, 1, 30] * 16)
+    errors = []
+    for data in ((), [{"x": inputs}]):
+        made = planish.optimize(source, "quantize{scheme=int4}", target=TARGET, data=data).graph
+        errors.append(np.square((inputs * gain) @ (stored(made) - weight)).sum())
+    assert errors[1] < 0.8 * errors[0]
+
+
+def test_all_that_a_shared_weight_multiplies_counts(graph_of) -> None:
+    """One layer reads large numbers in even channels alone, and the other one in odd ones."""
+    graph = graph_of(
+        """(%x: float32[rows, 64]) {
+          const %even: float32[64]
+          const %odd: float32[64]
+          const %w: float32[64, 48]
+          %a: float32[rows, 64] = Mul(%x, %even)
+          %b: float32[rows, 48] = MatMul(%a, %w)
+          %c: float32[rows, 64] = Mul(%x, %odd)
+          %d: float32[rows, 48] = MatMul(%c, %w)
+          return y = %b, z = %d
+        }""",
+        {"even": np.float32([3, 0] * 32), "odd": np.float32([0, 3] * 32), "w": normal(64, 48)},
+    )
+    weight = weights(graph)["w"]
+    quantized(graph)
+    errors = np.square(stored(graph) - weight).reshape(32, 2, 48).mean(axis=(0, 2))
+    assert 0.7 < errors[0] / errors[1] < 1.4
+
+
+def test_a_graph_that_runs_on_no_random_input_is_rounded_all_the_same(graph_of) -> None:
+    graph = graph_of(
+        """(%x: float32[rows, 64]) {
+          const %shape: int64[2]
+          const %w: float32[32, 48]
+          %a: float32[7, 32] = Reshape(%x, %shape)
+          %y: float32[7, 48] = MatMul(%a, %w)
+          return y = %y
+        }""",
+        {"shape": np.int64([7, 32]), "w": normal(32, 48)},
+    )
+    weight = weights(graph)["w"]
+    quantized(graph)
+    np.testing.assert_array_equal(stored(graph), BlockWeight.over(weight, BlockScheme(4, 32)).floats)
+
+
 @pytest.mark.parametrize("depth", [64, 96, 100])
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("bits", [2, 4, 8])
