@@ -111,28 +111,32 @@ def smollm2(
     sparsity: Annotated[float, typer.Option(help="The share of zeros.")] = 0.5,
     windows: Annotated[int, typer.Option(help="The most windows to judge on.")] = 24,
     count: Annotated[int, typer.Option(help="Windows to calibrate on.")] = 32,
+    seeds: Annotated[int, typer.Option(help="Draws of the windows to calibrate on.")] = 1,
 ) -> None:
     """Prune SmolLM2's decoder and print what perplexity is left."""
     place = language.prepare(work, root, windows)
-    judged, calibration = place.windows(), place.calibration(0, count, "news")
+    judged = place.windows()
     print(
         f"float: {np.exp(language.exact(place).mean()):.3f}; {len(judged)} windows, {count} to calibrate on", flush=True
     )
-    start = time.perf_counter()
-    model = place.module()
-    published(model, calibration, sparsity)
-    seconds = time.perf_counter() - start
-    print(f"SparseGPT as published: {perplexity(language.runner(model), judged):.3f}, {seconds:.0f} s", flush=True)
     whole = planish.optimize(planish.read(place.graph), "cleanup,fuse", verify="structure").graph
     name = whole.inputs[0].name
-    for method in ("sparsegpt", "wanda", "magnitude"):
-        start, data = time.perf_counter(), [{name: ids[None]} for ids in calibration]
-        pipeline = f"sparsify{{sparsity={sparsity},pattern=unstructured,method={method},skip=*lm_head*}}"
-        made = planish.optimize(whole, pipeline, data=data, verify="structure").graph
-        seconds, run = time.perf_counter() - start, Interpreter(made).run
-        output = next(iter(made.outputs))
-        found = perplexity(lambda ids, run=run, output=output: run({name: ids})[output], judged)
-        print(f"planish, {method}: {found:.3f}, {seconds:.0f} s", flush=True)
+    for seed in range(seeds):
+        calibration = place.calibration(seed, count, "news")
+        start = time.perf_counter()
+        model = place.module()
+        published(model, calibration, sparsity)
+        seconds = time.perf_counter() - start
+        found = perplexity(language.runner(model), judged)
+        print(f"draw {seed}, SparseGPT as published: {found:.3f}, {seconds:.0f} s", flush=True)
+        for method in ("sparsegpt", "wanda", "magnitude"):
+            start, data = time.perf_counter(), [{name: ids[None]} for ids in calibration]
+            pipeline = f"sparsify{{sparsity={sparsity},pattern=unstructured,method={method},skip=*lm_head*}}"
+            made = planish.optimize(whole, pipeline, data=data, verify="structure").graph
+            seconds, run = time.perf_counter() - start, Interpreter(made).run
+            output = next(iter(made.outputs))
+            found = perplexity(lambda ids, run=run, output=output: run({name: ids})[output], judged)
+            print(f"draw {seed}, planish, {method}: {found:.3f}, {seconds:.0f} s", flush=True)
 
 
 @app.command()
