@@ -32,7 +32,8 @@ and prints how many points of the metric each loses (of 100, with an interval th
 examples), what is left of parameters, bytes and operations, and what it takes, or why it says that it removes nothing;
 and how many points more `prune-channels` loses before `fuse` than behind it. The models are those of `subjects.py`:
 `minilm`, `paraphrase`, `ocr`, `magika` and `basic_pitch` as packages ship them, others trained here or read from
-`--cache`, on Fashion-MNIST and, `lstm`, on vaderSentiment's sentences, which are unpacked somewhere in `--root`.
+`--cache`, on Fashion-MNIST and, `lstm`, on vaderSentiment's sentences, which are unpacked somewhere in `--root`, and
+`smollm2`, for whose texts see quantization.py (`--samples 32 --limit 12`).
 """
 
 import gc

@@ -10,7 +10,7 @@ from quantization_subjects import Outputs, Subject
 
 
 class Model(StrEnum):
-    """What there is; those from `small_cnn` on are trained, or read from a cache."""
+    """What there is; those from `small_cnn` to `deit` are trained, or read from a cache."""
 
     MINILM = "minilm"
     PARAPHRASE = "paraphrase"
@@ -26,6 +26,7 @@ class Model(StrEnum):
     MOBILENET_V2 = "mobilenet_v2"
     MOBILENET_V3 = "mobilenet_v3_large"
     DEIT = "deit"
+    SMOLLM2 = "smollm2"
 
 
 SHIPPED = {
@@ -43,14 +44,16 @@ def subject(model: Model, work: Path, root: Path, cache: Path, epochs: int) -> S
     Args:
         model: the model to return.
         work: a folder for its file.
-        root: the folder where Fashion-MNIST and vaderSentiment's archive are unpacked.
-        cache: the folder where trained weights are kept.
+        root: the folder where Fashion-MNIST, vaderSentiment's archive and SmolLM2's texts are unpacked.
+        cache: the folder where trained weights are kept, and SmolLM2 in float.
         epochs: the number of epochs of training.
     """
     if model in SHIPPED:
         return SHIPPED[model](work)
     if model is Model.RATINGS:
         return _ratings(work, root, cache)
+    if model is Model.SMOLLM2:
+        return _smollm2(root, cache)
     import quantization_trained as networks
 
     made = {
@@ -90,4 +93,31 @@ def _ratings(work: Path, root: Path, cache: Path) -> Subject:
         sides,
         is_text=True,
         is_right=True,
+    )
+
+
+def _smollm2(root: Path, cache: Path) -> Subject:
+    """SmolLM2-135M: whether it takes the next token of a text for the likeliest."""
+    import quantization_language as language
+
+    import planish
+
+    place = language.prepare(cache / "smollm2", root, 24)
+    graph, windows = planish.read(place.graph), place.windows()
+    name = graph.inputs[0].name
+
+    def right(outputs: Outputs, _: Outputs) -> np.ndarray:
+        found = zip(shipped.flat(outputs), windows, strict=False)
+        return np.array([(logits[0, :-1].argmax(-1) == ids[1:]).mean() for logits, ids in found])
+
+    return Subject(
+        "SmolLM2-135M",
+        graph,
+        place.onnx,
+        [{name: ids[None]} for ids in place.calibration(0, 128)],
+        [{name: ids[None]} for ids in windows],
+        "next tokens",
+        right,
+        {"agreement, %": shipped.agreement},
+        is_text=True,
     )

@@ -202,7 +202,7 @@ def _table_rows(value: Value) -> int:
     """The rows of the smallest constant table in which an input's numbers are looked up; 2 where there is none."""
     lookups = (use.node for use in value.uses if use.node.operator == "Gather" and use.index == 1)
     tables = ((node.constant(0), int(node.attributes.get("axis", 0))) for node in lookups)
-    return min((table.shape[axis] for table, axis in tables if table is not None), default=2)
+    return max(1, min((table.shape[axis] for table, axis in tables if table is not None), default=2))
 
 
 def random_array(dtype: DType, shape: Sequence[int], generator: np.random.Generator, below: int = 2) -> np.ndarray:
