@@ -69,8 +69,8 @@ class Quantize(Pass):
             as many bits (3 take up 4) and leave activations in float, for models that read each weight for a few rows
             at a time, as those that generate text do. An embedding table that a head multiplies by has 8 bits in each.
         block: how many weights of a column share a scale and a zero point, in the schemes for weights alone; a power of
-            two from 16, or 0 for whole columns. The last block may be shorter. Both are chosen for the least error of
-            what the layer computes of calibration data, or else of random inputs, in fewer than 8 bits.
+            two from 16, or 0 for whole columns. The last block may be shorter. In fewer than 8 bits, scales are chosen
+            for the least error of what the layer computes on calibration data, or else on random inputs.
         symmetric: whether, in the schemes for weights alone, all zero points are the middle code, and none are stored.
         observer: how calibration chooses ranges: `minmax` (all that was seen), `percentile` (all but 0.001 %), or `mse`
             (least squared error).
