@@ -13,7 +13,7 @@ from .graph import Node
 
 _SHARES = tuple(np.linspace(1, 0.65, 8))
 """The shares of a block's range that are tried for its codes."""
-_LEAST_COUNT = 0.1
+_LEAST_COUNT = 0.01
 """What a row's errors count at least, as a share of the mean: what was zero as far as was seen may not stay so."""
 _SLAB = 1 << 21
 """The weights that are rounded at once, so that what is computed with stays small beside a model."""
