@@ -36,7 +36,7 @@ class Moments:
         fit: the moments over the batches that roundings are fitted to.
         held_out: the moments over the others; the same as `fit` where there are too few rows to hold some out.
         share: the share of rows that are held out.
-        rows: the number of rows that roundings are fitted to.
+        rows: the number of rows that weights are fitted to.
         lacks: the same two means of `x^T (y - x)`, where the layers would read y if no layer had been changed, times
             the share of it that they are to make up for; None if they make up for nothing.
     """
@@ -47,11 +47,6 @@ class Moments:
     rows: int = 0
     lacks: tuple[np.ndarray, np.ndarray] | None = None
 
-    @property
-    def whole(self) -> np.ndarray:
-        """The moments over all batches."""
-        return np.float32(1 - self.share) * self.fit + np.float32(self.share) * self.held_out
-
     def divided(self, scale: np.ndarray) -> Self:
         """The moments of the inputs divided by some numbers `[K]`."""
         products = np.outer(scale, scale).astype(np.float32)
@@ -59,12 +54,48 @@ class Moments:
 
     @property
     def shrunk(self) -> np.ndarray:
-        """The moments that roundings are fitted to, with what channels have in common shrunk, as it is not well known.
+        """The moments that roundings are fitted to, shrunk as in `estimate`, but by K / (K + rows) at least.
 
-        The more channels there are to a row, the more each channel's own moment counts, in the spirit of Ledoit and
-        Wolf, "A Well-Conditioned Estimator for Large-Dimensional Covariance Matrices", 2004.
+        Few batches have some of their own rows held out, which says little of how far apart other batches would be.
         """
-        return self.fit + np.diag(np.diagonal(self.fit) * np.float32(len(self.fit) / max(self.rows, 1)))
+        return self._shrunk(self.fit, self.share, self.rows / (self.rows + len(self.fit)))
+
+    def estimate(self, *, of_all: bool) -> np.ndarray:
+        """The moments that pruning is fitted to, or those of all batches, shrunk as far as batches differ."""
+        if not of_all:
+            return self._shrunk(self.fit, self.share)
+        return self._shrunk(self._mean, self.share * (1 - self.share))
+
+    @property
+    def _mean(self) -> np.ndarray:
+        return np.float32(1 - self.share) * self.fit + np.float32(self.share) * self.held_out
+
+    def _shrunk(self, moments: np.ndarray, doubt: float, most: float = 1.0) -> np.ndarray:
+        """Moments in which what two channels have in common is shrunk, as it is not well known.
+
+        The share that goes is the variance of the correlations over their mean square (Ledoit and Wolf, "A
+        Well-Conditioned Estimator for Large-Dimensional Covariance Matrices", 2004; Schaefer and Strimmer, "A Shrinkage
+        Approach to Large-Scale Covariance Matrix Estimation", 2005). Rows of one sample resemble each other, so that
+        the variance is estimated by how far apart the moments of different batches are.
+
+        Args:
+            moments: the moments to shrink.
+            doubt: the variance of an element, where that of the difference of the two parts' is 1.
+            most: the largest share that stays.
+        """
+        energy = np.diagonal(self._mean).astype(np.float64)
+        mean = energy.mean()
+
+        def size(matrix: np.ndarray) -> np.float64:
+            squares = np.square(matrix / np.float32(mean))
+            return np.float64(weights @ squares @ weights - np.square(weights) @ np.diagonal(squares))
+
+        with np.errstate(all="ignore"):  # moments of huge numbers are infinite
+            weights = np.where(energy > 0, mean / energy, 0).astype(np.float32)
+            known = 1 - doubt * size(self.fit - self.held_out) / size(moments) if self.share else 0.0
+        found = moments * np.float32(min(known, most)) if known > 0 else np.zeros_like(moments)
+        np.fill_diagonal(found, np.diagonal(moments))
+        return found
 
     def error(self, found: np.ndarray, weight: np.ndarray) -> float:
         """How much squared error of the output a weight `[K, N]` adds if it takes the place of another one.

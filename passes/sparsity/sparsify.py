@@ -131,11 +131,12 @@ class Sparsification(Pass):
             return {layer: _smallest_gone(layer.matrix, pattern, sparsity) for layer in layers}, misses
 
         def visit(readers: Sequence[Layer], moments: Moments) -> Mapping[Layer, np.ndarray]:
+            fit, whole = (moments.estimate(of_all=of_all) for of_all in (False, True))
             for layer in readers:
                 plain = _smallest_gone(layer.matrix, pattern, sparsity)
-                made = self._pruned(layer.matrix, method, sparsity, moments.fit)
+                made = self._pruned(layer.matrix, method, sparsity, fit)
                 is_better = moments.error(made, layer.matrix) < moments.error(plain, layer.matrix)
-                found[layer] = self._pruned(layer.matrix, method, sparsity, moments.whole) if is_better else plain
+                found[layer] = self._pruned(layer.matrix, method, sparsity, whole) if is_better else plain
                 if not is_better:
                     misses.append(f"{layer.node.location}: magnitude does better than {method} on held-out inputs")
             return {layer: found[layer] for layer in readers}

@@ -121,13 +121,58 @@ def test_a_share_of_what_later_layers_lack_is_made_up_for(graph: Graph) -> None:
     assert second.error(target, weight) == pytest.approx(wanted.sum() / len(x), rel=1e-2)
 
 
-def test_the_fewer_rows_there_are_the_less_counts_what_channels_have_in_common(graph: Graph) -> None:
-    for count in (1, 40):
-        (_, moments), _ = walked(graph, [{"x": normal(40, 40)} for _ in range(count)], {})
-        assert moments.rows == 30 * count
-        wanted = moments.fit.copy()
-        wanted[np.diag_indices_from(wanted)] *= 1 + 40 / moments.rows
-        np.testing.assert_allclose(moments.shrunk, wanted, rtol=1e-6)
+def test_the_fewer_batches_there_are_the_less_counts_what_channels_have_in_common(graph: Graph) -> None:
+    mixed = RNG.standard_normal((8, 40)).astype("float32")
+    truth, scale = mixed.T @ mixed / 8 + np.eye(40, dtype="float32"), np.geomspace(1e-3, 1e3, 40, dtype="float32")
+
+    def rows(count: int) -> np.ndarray:
+        return (normal(count, 8) @ mixed / 8**0.5 + normal(count, 40)) * scale
+
+    def far(found: np.ndarray) -> float:
+        return float(np.linalg.norm(found / np.outer(scale, scale) - truth))
+
+    errors: list[float] = []
+    for count in (8, 64, 1024):
+        # all rows of a batch are alike, so that there are as many as batches
+        (_, moments), _ = walked(graph, [{"x": rows(1).repeat(5, axis=0)} for _ in range(count)], {})
+        fit, whole = (moments.estimate(of_all=of_all) for of_all in (False, True))
+        np.testing.assert_array_equal(np.diagonal(fit), np.diagonal(moments.fit))
+        errors.append(far(fit) / far(moments.fit))
+        assert far(whole) < far(fit)
+    assert errors[0] < 0.8 and errors == sorted(errors)
+    assert errors[-1] == pytest.approx(1, abs=0.05)
+
+
+def test_roundings_rely_on_what_channels_have_in_common_no_more_than_rows_allow(graph: Graph) -> None:
+    rows = normal(1, 40).repeat(200, axis=0)
+    for count in (10, 200):
+        (_, moments), _ = walked(graph, [{"x": rows[:count]}], {})
+        np.testing.assert_allclose(moments.estimate(of_all=False), moments.fit, rtol=1e-4)
+        wanted = moments.fit * moments.rows / (moments.rows + 40)
+        wanted[np.diag_indices_from(wanted)] = np.diagonal(moments.fit)
+        np.testing.assert_allclose(moments.shrunk, wanted, rtol=1e-4)
+
+
+def test_what_channels_have_in_common_is_nothing_where_no_row_tells() -> None:
+    moments = Moments(np.ones((3, 3), "float32"), np.ones((3, 3), "float32"), rows=1)
+    for found in (moments.shrunk, moments.estimate(of_all=False), moments.estimate(of_all=True)):
+        np.testing.assert_array_equal(found, np.eye(3))
+    for size in (1, 3):
+        none = np.zeros((size, size), "float32")
+        np.testing.assert_array_equal(Moments(none, none, 0.25, 10).shrunk, none)
+
+
+def test_channels_that_are_dead_or_huge_don_t_spoil_moments() -> None:
+    x = normal(40, 6)
+    x[:, 2], x[30:, 3] = 0, 0
+    fit, held_out = x[:30].T @ x[:30] / 30, x[30:].T @ x[30:] / 10
+    moments = Moments(fit, held_out, 0.25, 30)
+    assert np.isfinite(moments.shrunk).all()
+    for size in (np.float32(1e-30), np.float32(1e30)):
+        others = Moments(fit * size, held_out * size, 0.25, 30)
+        np.testing.assert_allclose(others.shrunk, moments.shrunk * size, rtol=1e-5)
+    endless = Moments(np.full((2, 2), np.inf, "float32"), np.full((2, 2), np.inf, "float32"), 0.25, 30)
+    np.testing.assert_array_equal(endless.shrunk, np.diag([np.inf, np.inf]).astype("float32"))
 
 
 def test_one_row_fits_and_judges(graph: Graph) -> None:
