@@ -26,6 +26,7 @@ from planish.passes.base import Effect
 DEFAULTS = (
     "cleanup,prune-channels",
     "cleanup,fuse,prune-channels",
+    "cleanup,fuse,prune-blocks",
     "cleanup,fuse,factorize",
     "cleanup,fuse,sparsify",
     "cleanup,fuse,quantize",
