@@ -6,6 +6,7 @@ differs from an earlier one in names alone is that one: nearly half of them do a
 """
 
 import json
+import logging
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,6 +42,8 @@ from planish.targets.load import load_target
 
 from .runtime import Runtime, fed, run_here
 
+_LOG = logging.getLogger(__name__)
+
 Answer = Sequence[Outputs] | str
 """The outputs of a graph on each probe, or why there are none."""
 
@@ -70,10 +73,11 @@ def run_together(probes: Mapping[str, Sequence[Mapping[str, Any]]], graphs: Mapp
         except PlanishError as error:
             answers[name] = str(error)
         except Exception:  # of whatever kind: a build alone will say it
-            continue
+            _LOG.info("graph %s isn't lowered", name, exc_info=True)
     try:
         _compiled().add({symbol: kernel for one in lowered.values() for symbol, kernel in one.kernels.items()})
     except Exception:  # whatever LLVM refuses, one after the other then
+        _LOG.info("the graphs aren't compiled together", exc_info=True)
         return answers
     for name, one in lowered.items():
         try:
@@ -83,7 +87,7 @@ def run_together(probes: Mapping[str, Sequence[Mapping[str, Any]]], graphs: Mapp
         except PlanishError as error:
             answers[name] = str(error)
         except Exception:  # as above
-            continue
+            _LOG.info("graph %s isn't run", name, exc_info=True)
     return answers
 
 
@@ -127,10 +131,10 @@ def _lowered(graph: Graph) -> _Lowered:
 def symbol_of(kernel: tirx.PrimFunc) -> str:
     """What a kernel is called, whatever it and its parameters were called in a graph."""
     text = kernel.script()
-    head = re.search(r"def (\w+)\((.*)\):", text)
+    head = re.search(r"def (\w+)(?:\[(.*)\])?\((.*)\):", text)  # from Python 3.12 on, sizes are in brackets
     assert head is not None
-    sizes = re.findall(r"^\s*(\w+) = T(?:ypeVar|\.int)", text, re.MULTILINE)
-    found = [head[1], *re.findall(r"(\w+): T\.", head[2]), *sizes]
+    sizes = [*re.findall(r"\w+", head[2] or ""), *re.findall(r"^\s*(\w+) = T(?:ypeVar|\.int)", text, re.MULTILINE)]
+    found = [head[1], *re.findall(r"(\w+): T\.", head[3]), *sizes]
     names = {name: f"name_{index}" for index, name in enumerate(found)}
     return "kernel_" + sha256(re.sub(r"\w+", lambda word: names.get(word[0], word[0]), text).encode()).hexdigest()
 
