@@ -85,13 +85,13 @@ class Moments:
         """
         energy = np.diagonal(self._mean).astype(np.float64)
         mean = energy.mean()
-
-        def size(matrix: np.ndarray) -> np.float64:
-            squares = np.square(matrix / np.float32(mean))
-            return np.float64(weights @ squares @ weights - np.square(weights) @ np.diagonal(squares))
-
         with np.errstate(all="ignore"):  # moments of huge numbers are infinite
             weights = np.where(energy > 0, mean / energy, 0).astype(np.float32)
+
+            def size(matrix: np.ndarray) -> np.float64:
+                squares = np.square(matrix / np.float32(mean))
+                return np.float64(weights @ squares @ weights - np.square(weights) @ np.diagonal(squares))
+
             known = 1 - doubt * size(self.fit - self.held_out) / size(moments) if self.share else 0.0
         found = moments * np.float32(min(known, most)) if known > 0 else np.zeros_like(moments)
         np.fill_diagonal(found, np.diagonal(moments))
