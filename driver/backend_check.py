@@ -34,7 +34,7 @@ from ..passes.measures import is_of_sigmoid
 from ..passes.probes import make_probes, run_graph
 from ..passes.reproducer import Reproducer, leave
 from ..passes.verification import Verification
-from ..passes.yardstick import ROUNDING_FLOOR, Yardstick
+from ..passes.yardstick import ROUNDING_FLOOR, Yardstick, may_round
 from ..targets import Target
 from ..targets.load import load_target
 
@@ -97,7 +97,7 @@ class BackendCheck:
 
     def _difference(self, executable: Executable, graph: Graph, probes: Sequence[Feeds], scratch: Path) -> str:
         """How a compiled model differs from what the graph means; empty where it doesn't."""
-        yardstick = Yardstick(graph, probes, run_graph(graph, probes))
+        yardstick = Yardstick(graph, probes, run_graph(graph, probes), lowered=True)
         for number, (probe, expected) in enumerate(zip(probes, yardstick.outputs, strict=True)):
             found = flattened(dict(zip(graph.outputs, executable.run(probe), strict=True)))
             if not (fault := self._fault(expected, found, yardstick, number)):
@@ -172,7 +172,7 @@ class _Walk:
             return None
         got, node = self._found[value], value.producer
         assert node is not None
-        is_coarse = "Quantize" in node.operator or (self._is_coarse and value.dtype.is_float)
+        is_coarse = "Quantize" in node.operator or may_round(node) or (self._is_coarse and value.dtype.is_float)
         room = _room(value, self._tolerance)
         if not self.first and (fault := self._fault(to_numpy(expected), got, room, is_coarse=is_coarse)):
             self.first = f"{node.location}: {node.operator} {fault}; "

@@ -5,16 +5,20 @@ from functools import cached_property
 from typing import Any
 
 from ..ir.builder import Builder
-from ..ir.graph import Constant, Graph, Value
+from ..ir.graph import Constant, Graph, Node, Value
 from ..ir.numerics import Outputs, Tolerance, flattened, is_float, largest_difference, relative_error, scale_of
 from ..ir.operators import has_trait
 from ..ir.traits import Trait
 from .base import Feeds
 from .decisions import Record, Replay, decisions, replayed
+from .legalization.expansions.integers import MATMUL_NBITS, ROW_QUANTIZER
 from .probes import run_graph
 
 ROUNDING_FLOOR = 0.01
 """The relative error that the floats of a graph which rounds coarsely are allowed at the least."""
+
+_EIGHT_BITS = 4
+"""MatMulNBits' `accuracy_level` for activations of 8 bits."""
 
 _NUDGE = 1e-6
 """The relative size of a nudge: as much as adding in another order changes."""
@@ -23,16 +27,25 @@ _NUDGE = 1e-6
 class Yardstick:
     """A graph whose outputs are right, up to rounding.
 
+    Args:
+        graph: the graph that others are compared with.
+        probes: the inputs that the graphs run on.
+        outputs: the graph's outputs on each probe, as the interpreter computes them.
+        lowered: whether it is compared with what a backend makes of it, which may round where the interpreter doesn't.
+
     Attributes:
         graph: the graph that others are compared with.
         probes: the inputs that the graphs run on.
         outputs: the graph's outputs on each probe, as the interpreter computes them.
     """
 
-    def __init__(self, graph: Graph, probes: Sequence[Feeds], outputs: Sequence[Outputs]) -> None:
+    def __init__(
+        self, graph: Graph, probes: Sequence[Feeds], outputs: Sequence[Outputs], *, lowered: bool = False
+    ) -> None:
         self.graph = graph
         self.probes = probes
         self.outputs = outputs
+        self._may_round = lowered and any(map(may_round, graph.nodes))
         self._nudges: dict[int, Sequence[Outputs]] = {}
 
     @cached_property
@@ -95,8 +108,10 @@ class Yardstick:
 
     @cached_property
     def is_coarse(self) -> bool:
-        """Whether the graph rounds to integers or to floats of 16 bits on the way."""
-        return any("Quantize" in node.operator or any(map(_is_short, node.outputs)) for node in self.graph.nodes)
+        """Whether the graph rounds to integers or to floats of 16 bits on the way, or its backend may."""
+        return self._may_round or any(
+            "Quantize" in node.operator or any(map(_is_short, node.outputs)) for node in self.graph.nodes
+        )
 
     @cached_property
     def rounding(self) -> dict[str, float]:
@@ -104,11 +119,13 @@ class Yardstick:
 
         An activation that falls on the other side of a rounding is a step of the grid off, and the layers after it
         round what follows from that anew. How far this carries depends on the model, so it is measured: all that is
-        quantized is nudged by one part in a million, and twice the largest move is allowed.
+        quantized is nudged by one part in a million, and all that a backend may round is put into 8 bits, row by row;
+        twice the largest move is allowed.
         """
         if not self.is_coarse:
             return {}
         runs = [self._alike(_scaled(self.graph, factor)) for factor in (1 - _NUDGE, 1 + _NUDGE)]
+        runs += [self._alike(_rounded(self.graph))] if self._may_round else []
         return {
             name: max(2 * self._largest_move(name, runs), ROUNDING_FLOOR if is_float(array) else 0.0)
             for name, array in (self.outputs[0] if self.outputs else {}).items()
@@ -131,6 +148,23 @@ def _scaled(graph: Graph, factor: float) -> Graph:
         value = node.input(0)
         if has_trait(node.operator, Trait.QUANTIZING) and not isinstance(value, Constant):
             copy.set_input(node, 0, Builder(copy, before=node).Mul(value, factor))
+    return copy
+
+
+def may_round(node: Node) -> bool:
+    """Whether a backend may round the activation of a product to 8 bits; the interpreter doesn't."""
+    return node.operator == MATMUL_NBITS and node.attributes.get("accuracy_level", 0) == _EIGHT_BITS
+
+
+def _rounded(graph: Graph) -> Graph:
+    """A copy in which each row of what a backend may round is put into 8 bits."""
+    copy = graph.clone()
+    for node in copy.nodes:
+        if may_round(node):
+            op, x = Builder(copy, before=node), node.operand(0)
+            codes, scale, zero_point = op(ROW_QUANTIZER, x, outputs=3)
+            steps = op.Sub(op.Cast(codes, to=x.dtype), op.Cast(zero_point, to=x.dtype))
+            copy.set_input(node, 0, op.Mul(steps, scale))
     return copy
 
 

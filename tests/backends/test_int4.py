@@ -7,6 +7,7 @@ import planish
 from planish.backends import find_backend
 from planish.backends.artifact import write_artifact
 from planish.backends.tvm.backend import Tvm
+from planish.driver.backend_check import BackendCheck
 from planish.frontends.onnx import read_onnx
 from planish.ir.graph import Graph
 from planish.ir.interpreter import Interpreter
@@ -40,6 +41,16 @@ def test_a_bert_stays_close_to_float(graphs: tuple[Graph, Graph], target, tmp_pa
         found = executable(**feeds)[list(graph.outputs).index(EMBEDDING)]
         assert cosine(exact, found).min() > (0.998 if backend == "onnxruntime" else 0.999999)
         assert 0.95 < cosine(wanted, found).min() < 0.9999
+
+
+@pytest.mark.wide
+def test_a_build_lets_onnx_runtime_round_activations(graphs: tuple[Graph, Graph], target, tmp_path) -> None:
+    _, small = graphs
+    backend = find_backend("onnxruntime")
+    write_artifact(tmp_path / "dist", small, backend, target)
+    tokens = np.random.default_rng(0).integers(0, 30000, (3, 12))
+    probe = {"input_ids": tokens, "attention_mask": np.ones_like(tokens)}
+    BackendCheck(backend, target).hold(planish.load(tmp_path / "dist"), small, [probe], tmp_path)
 
 
 def cosine(one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -15,11 +15,13 @@ from planish.driver import backend_check
 from planish.driver.backend_check import BackendCheck
 from planish.driver.debugging import find_fault, shrink
 from planish.driver.optimize import optimize_file
+from planish.ir.block_weight import BlockScheme, BlockWeight
 from planish.ir.builder import Builder
 from planish.ir.errors import CheckError
 from planish.ir.graph import Graph, Location, Node
 from planish.ir.numerics import FLOATS, Tolerance
 from planish.ir.types import DType, TensorType
+from planish.passes.legalization.expansions.integers import MATMUL_NBITS
 from planish.passes.reproducer import read_reproducer
 from planish.targets import Target
 from planish.targets.load import load_target
@@ -103,6 +105,35 @@ def test_the_layer_at_fault_is_named(operator: str, layer: str, tmp_path: Path) 
         CheckError, match=rf"^{layer} is off by .*; onnxruntime computes something other than the graph: "
     ):
         hold(Other(operator, scaled(0.05)), tmp_path)
+
+
+def product(accuracy_level: int) -> Graph:
+    """A layer whose weights have 4 bits."""
+    graph = Graph("product")
+    x = graph.add_input("x", TensorType(DType.float32, (3, 64)))
+    weight = BlockWeight.nearest(np.random.default_rng(0).standard_normal((64, 32), np.float32), BlockScheme(4, 32))
+    sizes = {"K": 64, "N": 32, "bits": 4, "block_size": 32, "accuracy_level": accuracy_level}
+    graph.outputs["y"] = Builder(graph, location=Location("net.layer"))(MATMUL_NBITS, x, *weight.inputs, **sizes)
+    return graph
+
+
+def hold_product(graph: Graph, change: Callable[[Builder, Node], None], folder: Path) -> None:
+    backend, target = Other(MATMUL_NBITS, change), load_target("native")
+    write_artifact(folder / "artifact", graph, backend, target)
+    probes = [{"x": np.random.default_rng(1).standard_normal((3, 64), np.float32)}]
+    BackendCheck(backend, target).hold(load(folder / "artifact"), graph, probes, folder)
+
+
+def in_8_bits(op: Builder, node: Node) -> None:
+    op.graph.set_input(node, 0, op.Mul(op.Round(op.Mul(node.operand(0), 32.0)), 1 / 32))
+
+
+def test_a_product_that_lets_its_backend_round_activations_is_not_accused(tmp_path: Path) -> None:
+    hold_product(product(accuracy_level=4), in_8_bits, tmp_path)
+    with pytest.raises(CheckError, match="^net.layer: com.microsoft::MatMulNBits is off by"):
+        hold_product(product(accuracy_level=4), scaled(0.05), tmp_path / "other")
+    with pytest.raises(CheckError, match="^net.layer: com.microsoft::MatMulNBits is off by"):
+        hold_product(product(accuracy_level=1), in_8_bits, tmp_path / "exact")
 
 
 @pytest.mark.parametrize(("by", "tolerance"), [(0.05, FLOATS), (1e-4, Tolerance(1e-6, 1e-6))], ids=["usual", "strict"])
