@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .passes.adapters.switch import adapter_inputs, read_adapter, save_adapter
     from .passes.base import Effect, GraphwisePass, Pass, PassContext, PassResult
     from .passes.instrument import Instrument
+    from .passes.quantization.caches import integer_caches
     from .passes.rewrite import RewriteRule
     from .passes.verification import Verification
 
@@ -44,6 +45,7 @@ __all__ = [
     "adapter_inputs",
     "build",
     "compile",
+    "integer_caches",
     "load",
     "operator",
     "optimize",
@@ -70,6 +72,7 @@ _HOMES = {
     "adapter_inputs": ".passes.adapters.switch",
     "build": ".driver.build",
     "compile": ".driver.api",
+    "integer_caches": ".passes.quantization.caches",
     "load": ".backends.artifact",
     "operator": ".ir.ops.registry",
     "optimize": ".driver.api",

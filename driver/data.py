@@ -154,7 +154,7 @@ class _Moments:
 
 def _moments(name: str, batches: Sequence[Feeds]) -> _Moments | None:
     """The moments of a float input that is no mask; None for anything else."""
-    arrays = [feeds[name] for feeds in batches]
+    arrays = [array for feeds in batches if getattr(array := feeds[name], "size", 1)]
     if not arrays or not all(isinstance(array, np.ndarray) and is_float(array) for array in arrays):
         return None
     if not all(np.isfinite(array).all() for array in arrays):
@@ -219,8 +219,9 @@ def _batch(item: Any, ports: Sequence[Port], place: str) -> Batch:
         inputs = bind(
             ports, (), {name: restored(np.asanyarray(array), dtypes.get(name)) for name, array in given.items()}
         )
+        is_empty = not any(getattr(array, "size", 1) for array in inputs.values())
         for name, array in inputs.items():
-            _check_numbers(name, array)
+            _check_numbers(name, array, is_empty=is_empty)
     except ModelError as error:
         raise ModelError(f"{place}: {error}") from error
     return Batch(inputs, labels)
@@ -231,11 +232,14 @@ def _is_row(pair: Sequence[Any], names: Sequence[str]) -> bool:
     return len(names) == 2 and not isinstance(pair[0], Mapping | tuple | list)
 
 
-def _check_numbers(name: str, array: Any) -> None:
-    """Refuse an array that no statistics can be computed from."""
+def _check_numbers(name: str, array: Any, *, is_empty: bool) -> None:
+    """Refuse an array that no statistics can be computed from.
+
+    An array may be empty beside others that aren't, as a cache that holds no tokens yet, but not of samples.
+    """
     if not isinstance(array, np.ndarray) or array.dtype == np.object_:
         return
-    if not array.size:
+    if is_empty or array.shape[:1] == (0,):
         raise ModelError(f"input {name!r} has no elements, its shape is {list(array.shape)}: leave the batch out")
     if not is_float(array) or np.isfinite(array).all():
         return

