@@ -38,7 +38,10 @@ class Sizes:
         Raises:
             ModelError: it is more than whole-number arithmetic.
         """
-        return size if isinstance(size, int) else expression_dim(in_whole_numbers(size.node.expr), self._names)
+        if isinstance(size, int):
+            return size
+        expression: Any = size.node.expr
+        return expression_dim(in_whole_numbers(expression), self._names)
 
     def see(self, results: Any, made: Any) -> None:
         """Learn from an operator's results: a size that only data tells is called as in the graph from here on.
@@ -83,12 +86,15 @@ class Sizes:
         dim = value.shape[axis]
         if isinstance(dim, str) and dim.isidentifier():
             self._axes.setdefault(dim, (value, axis))
-        if not isinstance(size, torch.SymInt) or not size.node.expr.is_Symbol or size.node.expr in self._names:
+        if not isinstance(size, torch.SymInt):
+            return
+        expression: Any = size.node.expr  # a symbol, or made of some; torch says less of it than of an expression
+        if not expression.is_Symbol or expression in self._names:
             return
         if isinstance(dim, int):
-            self._names[size.node.expr] = sympy.Integer(dim)
+            self._names[expression] = sympy.Integer(dim)
         elif dim.isidentifier():
-            self._names[size.node.expr] = _symbol(dim)
+            self._names[expression] = _symbol(dim)
 
 
 def _symbol(name: str) -> sympy.Symbol:

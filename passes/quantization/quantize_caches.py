@@ -127,7 +127,8 @@ class _Watch:
             return None
         others = tuple(other for other in range(self._low.ndim) if other != axis)
         low, high = self._low.min(others), self._high.max(others)
-        params = [QuantParams.over(*ends, DType.int8) for ends in zip(low.flat, high.flat, strict=True)]
+        ends = zip(low.reshape(-1).tolist(), high.reshape(-1).tolist(), strict=True)
+        params = [QuantParams.over(*pair, DType.int8) for pair in ends]
         scale, zero_point = ([it.arrays()[part] for it in params] for part in range(2))
         return _Grid(np.stack(scale).reshape(low.shape), np.stack(zero_point).reshape(low.shape), axis)
 
