@@ -88,7 +88,7 @@ class Sizes:
             self._axes.setdefault(dim, (value, axis))
         if not isinstance(size, torch.SymInt):
             return
-        expression: Any = size.node.expr  # a symbol, or made of some; torch says less of it than of an expression
+        expression: Any = size.node.expr  # sympy.Expr; the stubs of some versions say sympy.Basic
         if not expression.is_Symbol or expression in self._names:
             return
         if isinstance(dim, int):
