@@ -8,13 +8,13 @@ import os
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..ir.drafts import beside, put
+from ..ir.drafts import alone, beside, put
 from ..ir.errors import ModelError, TargetError, UsageError
 from ..ir.files import RefusedFileError, open_within, writing
 from ..ir.types import DType
@@ -143,11 +143,12 @@ def load(directory: str | Path, threads: int | None = None, *, key: bytes | None
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
-    try:
-        found = folder.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
+    """Tell a folder from one that takes its place, with an eye to builds in the middle of that."""
+    for moved in (nullcontext(), alone(folder.resolve().parent)):
+        with moved, suppress(OSError):
+            found = folder.stat()
+            return found.st_dev, found.st_ino
+    return None
 
 
 def _load(folder: Path, threads: int | None, key: bytes | None) -> Executable:
@@ -254,8 +255,9 @@ def replaced(directory: Path) -> Generator[Path]:
 
 def _check_place(directory: Path) -> None:
     """Refuse to replace files that planish didn't write."""
-    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
-        return
-    fault = foreign_in(directory) if directory.is_dir() else "exists and is not an artifact"
+    with alone(directory.parent):  # another build may be putting its artifact there
+        if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+            return
+        fault = foreign_in(directory) if directory.is_dir() else "exists and is not an artifact"
     if fault is not None:
         raise UsageError(f"{directory} {fault}: name another folder, or empty it")

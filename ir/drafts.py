@@ -12,7 +12,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -74,13 +74,31 @@ def put(draft: Path, place: Path) -> None:
     Where the system can't exchange two folders, the older one is set aside first: `sweep` puts it back after a kill in
     between.
     """
-    try:
-        draft.rename(place)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        if not _exchanged(draft, place):
-            _set_aside(draft, place)
+    with alone(place.parent):
+        try:
+            draft.rename(place)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            if not _exchanged(draft, place):
+                _set_aside(draft, place)
+
+
+@contextmanager
+def alone(folder: Path) -> Generator[None]:
+    """Keep other processes from moving anything by `put` into a folder meanwhile, where the system can lock folders.
+
+    A draft is its maker's alone, who has locked it already.
+    """
+    if folder.name.startswith((_BESIDE, _TEMPORARY)):
+        yield
+        return
+    with ExitStack() as stack:
+        with suppress(OSError):  # a folder that isn't there, or not ours to read, or a file system without locks
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, lock)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def sweep(parent: Path, prefix: str = _BESIDE) -> None:
@@ -104,7 +122,7 @@ def _sweep_one(folder: Path) -> None:
 
 
 def _put_back(folder: Path) -> None:
-    with _alone(folder.parent):
+    with alone(folder.parent):
         for old in (folder / _ASIDE).iterdir():
             if not os.path.lexists(folder.parent / old.name):
                 old.rename(folder.parent / old.name)
@@ -173,27 +191,14 @@ def _renameat2() -> Any:
 
 
 def _set_aside(draft: Path, place: Path) -> None:
-    """Two steps instead of one, with nobody else between them."""
+    """Two steps instead of one, in between which the place is empty."""
     aside = draft.parent / _ASIDE / place.name
-    with _alone(place.parent):
-        aside.parent.mkdir()
-        try:
-            place.rename(aside)
-            draft.rename(place)
-        except BaseException:
-            if not place.exists() and aside.exists():
-                aside.rename(place)
-            raise
-        aside.rename(draft)
-
-
-@contextmanager
-def _alone(folder: Path) -> Generator[None]:
-    """Keep other processes out of this context for the same folder."""
-    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    aside.parent.mkdir()
     try:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
+        place.rename(aside)
+        draft.rename(place)
+    except BaseException:
+        if not place.exists() and aside.exists():
+            aside.rename(place)
+        raise
+    aside.rename(draft)

@@ -1,15 +1,18 @@
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from planish.backends import find_backend
-from planish.backends.artifact import amend_manifest, load, read_manifest, write_artifact
+from planish.backends.artifact import amend_manifest, load, read_manifest, replaced, write_artifact
 from planish.backends.machine import check_machine
+from planish.ir import drafts
 from planish.ir.errors import ModelError, TargetError, UsageError
 from planish.ir.graph import Graph, Location
 from planish.targets import Target
@@ -19,6 +22,12 @@ from planish.targets import Target
 def artifact(small_cnn, target, tmp_path) -> Path:
     write_artifact(tmp_path / "dist", small_cnn, find_backend("onnxruntime"), target, {"passes": ["cleanup"]})
     return tmp_path / "dist"
+
+
+def write_again(artifact: Path) -> None:
+    """Put a copy of an artifact in its place."""
+    with replaced(artifact) as draft:
+        shutil.copytree(artifact, draft, dirs_exist_ok=True)
 
 
 def test_it_loads_and_runs(artifact: Path) -> None:
@@ -62,6 +71,29 @@ def test_a_new_artifact_takes_the_old_one_s_place(artifact: Path, make_graph, ta
     assert sorted(path.name for path in artifact.iterdir()) == ["manifest.json", "model.onnx"]
     assert list(artifact.parent.iterdir()) == [artifact]
     assert np.array_equal(load(artifact)(np.ones(2, np.float32))[0], [-1, -1])
+
+
+@pytest.mark.parametrize("task", [write_again, load], ids=["a build", "a reader"])
+def test_a_place_that_is_empty_while_an_artifact_is_replaced_disturbs_nobody(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch, task: Callable[[Path], object]
+) -> None:
+    rename = Path.rename
+    with ThreadPoolExecutor(1) as pool:
+        others: list[Future[object]] = []
+
+        def slow(path: Path, target: Path) -> Path:
+            done = rename(path, target)
+            if path == artifact and not others:  # it has been set aside
+                others.append(pool.submit(task, artifact))
+                wait(others, timeout=0.3)
+            return done
+
+        monkeypatch.setattr(drafts, "_renameat2", lambda: None)
+        monkeypatch.setattr(Path, "rename", slow)
+        write_again(artifact)
+        others[0].result()
+    assert list(artifact.parent.iterdir()) == [artifact]
+    assert load(artifact)
 
 
 def test_a_folder_with_something_else_is_left_alone(small_cnn: Graph, target, tmp_path) -> None:

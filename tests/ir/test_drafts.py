@@ -95,6 +95,19 @@ def test_a_folder_takes_the_place_of_another(
     assert list(tmp_path.iterdir()) == [place]
 
 
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_a_folder_within_a_draft_takes_the_place_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool
+) -> None:
+    if not can_exchange:
+        monkeypatch.setattr(drafts, "_renameat2", lambda: None)
+    with beside(tmp_path / "dist") as outer:
+        place = folder_with(outer / "dist", "old")
+        with beside(place) as held:
+            put(folder_with(held / "dist", "new"), place)
+        assert (place / "content").read_text() == "new"
+
+
 def test_what_a_killed_process_had_set_aside_is_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drafts, "_renameat2", lambda: None)
     place = folder_with(tmp_path / "dist", "old")
