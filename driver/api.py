@@ -17,7 +17,6 @@ from ..ir.drafts import workspace
 from ..ir.errors import UsageError
 from ..ir.graph import Graph
 from ..passes.adapters.survival import AdapterSurvival
-from ..passes.allocator import kept_memory
 from ..passes.base import Feeds, Pass, PassContext, Timing
 from ..passes.instrument import Instrument, PassRecord
 from ..passes.manager import PassManager
@@ -207,8 +206,7 @@ def optimize(
         checkpoints=None if checkpoints is None else Path(checkpoints),
     )
     watching = [PassReporter(hearing, passes), AdapterSurvival(hearing.note), *instruments]
-    with kept_memory():
-        records = PassManager(passes, watching, verify).run(result, context)
+    records = PassManager(passes, watching, verify).run(result, context)
     for text in hearing.texts if reporter is None else ():
         warnings.warn(text, stacklevel=2)
     return Optimized(result, records, tuple(hearing.texts))

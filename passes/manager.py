@@ -11,6 +11,7 @@ from traceback import extract_tb, walk_tb
 from ..ir.errors import CheckError, ModelError, PassError, PlanishError, UsageError
 from ..ir.graph import Graph, now
 from ..ir.verify import verify
+from .allocator import kept_memory
 from .base import Pass, PassContext, PassResult
 from .check import NumericCheck
 from .group import Group
@@ -75,7 +76,7 @@ class PassManager:
         check_order(self.passes, tuple(pass_classes().values()))
         for step in flattened(self.passes):
             step.require(context)
-        with _unswept():
+        with _unswept(), kept_memory():
             return self._run_all(graph, context, resumption)
 
     def _run_all(self, graph: Graph, context: PassContext, resumption: Resumption | None) -> tuple[PassRecord, ...]:
