@@ -18,12 +18,13 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from turns import in_turns, seconds_of
 from tvm import IRModule, compile
 from tvm.runtime import tensor
+from tvm.tirx import PrimFunc
 
 from planish.backends.tvm.kernels.epilogue import Epilogue
 from planish.backends.tvm.kernels.gemm import Gemm, gemm_kernel, packed, tiles
 from planish.backends.tvm.kernels.machine import Machine
 from planish.backends.tvm.llvm import llvm_target
-from planish.backends.tvm.relax.converters.matmul_nbits import kernel_for
+from planish.backends.tvm.relax.converters.matmul_nbits import Layout
 from planish.ir.block_weight import BlockScheme, BlockWeight
 from planish.targets.load import load_target
 
@@ -41,12 +42,11 @@ def ours(x: np.ndarray, matrix: np.ndarray, threads: int) -> dict[str, Call]:
     target = replace(load_target("native"), threads=threads)
     machine, sizes = Machine.of(target), Gemm(x.shape[:1], *matrix.shape)
     plain = tiles(sizes, machine)[0]
-    kernels = {
-        f"{bits} bits": kernel_for(
-            sizes.batch_dims, BlockWeight.nearest(matrix, BlockScheme(bits, BLOCK)), machine, Epilogue()
-        )
-        for bits in (8, 4, 2)
-    }
+    kernels: dict[str, tuple[PrimFunc, list[np.ndarray]]] = {}
+    for bits in (8, 4, 2):
+        weight = BlockWeight.nearest(matrix, BlockScheme(bits, BLOCK))
+        layout = Layout.of(sizes.batch_dims, weight, machine)
+        kernels[f"{bits} bits"] = layout.kernel(machine, Epilogue()), layout.packed(weight)
     kernels["float32"] = gemm_kernel(sizes, plain, machine, Epilogue()), [packed(matrix, plain)]
     calls: dict[str, Call] = {}
     for name, (kernel, right) in kernels.items():

@@ -1,6 +1,6 @@
 """What converters write Relax with: tensors for the graph's values, sizes for its dimensions, and calls of kernels."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import TypeAlias
@@ -38,6 +38,7 @@ class Emitter:
         machine: the machine that kernels are generated for.
         choices: the choices of how kernels are generated.
         blocked: tensors in blocks of channels, by the values that are held so (`layouts`).
+        packed: weights as kernels read them, by what they are packed from and how.
     """
 
     def __init__(self, graph: Graph, machine: Machine, choices: TuningPolicy) -> None:
@@ -46,6 +47,7 @@ class Emitter:
         self.machine = machine
         self.choices = choices
         self.blocked: dict[Value, relax.Expr] = {}
+        self.packed: dict[Hashable, list[relax.Expr]] = {}
         self._sizes: dict[str, tirx.Expr] = {}
         self._new = count()
         self._values: dict[Value, relax.Expr] = {}

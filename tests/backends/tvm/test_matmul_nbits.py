@@ -6,7 +6,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from machine import targets
 
+from planish.backends import find_backend
+from planish.backends.artifact import write_artifact
 from planish.ir.block_weight import BlockScheme, BlockWeight
+from planish.ir.builder import Builder
+from planish.ir.graph import Graph
+from planish.ir.types import DType, TensorType
 
 pytest.importorskip("tvm")
 
@@ -51,6 +56,38 @@ def test_rows_of_any_number(agree, depth: int, columns: int, block: int, bits: i
 def test_few_rows_of_any_rank_and_what_follows(agree, shape: tuple[int, ...]) -> None:
     weight, bias = weights(64, 150, 32), normal(150)
     agree(lambda op, x, y: op.Add(op.Gelu(multiplied(op, x, weight, bias)), y), normal(*shape, 64), normal(*shape, 150))
+
+
+def tied(op, ids, x, weight: BlockWeight):
+    """A head's product, and the rows of its codes, scales and zero points."""
+    (depth, columns), block = weight.codes.shape, weight.scheme.block
+    tables = [op.constant(array) for array in weight.inputs]
+    head = op("com.microsoft::MatMulNBits", x, *tables, bits=8, K=depth, N=columns, block_size=block)
+    return head, *(op.Gather(table, ids) for table in tables)
+
+
+@pytest.mark.parametrize(("depth", "columns", "block"), [(64, 50, 32), (48, 131, 16)])
+def test_rows_of_a_table_that_a_head_multiplies_by(agree, depth: int, columns: int, block: int) -> None:
+    """The last panel of columns overlaps the one before it; places may count from the end."""
+    weight, ids = weights(depth, columns, block, 8), np.array([[0, 1, columns - 1], [-1, -columns, columns // 2]])
+    agree(
+        lambda op, ids, x: tied(op, ids, x, weight),
+        ids,
+        normal(2, 3, depth),
+        dims=[("batch", "rows"), ("batch", "rows", depth)],
+    )
+
+
+def test_a_table_that_a_head_multiplies_by_is_stored_once(target, tmp_path) -> None:
+    weight, graph = weights(64, 4096, 32, 8), Graph("tied")
+    ids, x = (
+        graph.add_input("ids", TensorType(DType.int64, (2,))),
+        graph.add_input("x", TensorType(DType.float32, (2, 64))),
+    )
+    graph.outputs.update(zip("abcd", tied(Builder(graph), ids, x, weight), strict=True))
+    write_artifact(tmp_path / "dist", graph, find_backend("tvm"), target)
+    stored = sum(array.nbytes for array in weight.inputs)
+    assert stored <= (tmp_path / "dist" / "weights.bin").stat().st_size < 1.2 * stored
 
 
 @given(

@@ -18,6 +18,7 @@ from ..preconditions import has_computed_bounds
 from .cast import ranks
 from .channelwise import join
 from .gather import gather_elements_along
+from .matmul_nbits import rows_of_head
 
 
 def _data(emitter: Emitter, node: Node) -> relax.Expr:
@@ -71,6 +72,8 @@ def _concat(emitter: Emitter, node: Node) -> relax.Expr | Blocked:
 
 def _gather(emitter: Emitter, node: Node) -> relax.Expr:
     """Gather; positions beyond the end read the last element, where the importer's kernel reads out of bounds."""
+    if (rows := rows_of_head(emitter, node)) is not None:
+        return rows
     axis = node.attributes.get("axis", 0)
     data, indices = node.operand(0), node.operand(1)
     assert isinstance(axis, int)
