@@ -110,7 +110,7 @@ def rows_of_head(emitter: Emitter, node: Node) -> relax.Expr | None:
             word, shift = packed(panel, k // instruction.word, column), k % instruction.word * _WHOLE
             return ((word >> shift.astype("int32")) & 255 ^ instruction.zero).astype("uint8")
 
-        return te.compute([*indices.shape, *table.shape[1:]], element, name="rows_of_head")
+        return te.compute([*indices.shape, *table.data.shape[1:]], element, name="rows_of_head")
 
     return emitter.kernel(rows_of_head, weight[part - _CODES], emitter.tensor(indices))
 
