@@ -135,6 +135,10 @@ class Backend(ABC):
         """Return None if what an artifact runs on is installed or in its folder, otherwise what to install."""
         return self.available()
 
+    def advice(self, graph: "Graph") -> str:
+        """Return what the user could change about a model so that it runs faster; empty where nothing is known."""
+        return ""
+
     def doubt(self, directory: Path, features: Collection[str]) -> str:
         """Return why an artifact's results may be others here than on a machine with its target's instruction sets.
 

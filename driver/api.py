@@ -75,8 +75,10 @@ class Optimized:
 def read(path: str | Path) -> Graph:
     """The graph of a `.onnx`, `.pt2` or `.planish` file, or of a `file.py:factory`.
 
+    Symbolic dimensions of a file's inputs may be given sizes: `read("model.onnx{batch=1,height=48}")`.
+
     Raises:
-        UsageError: there is no such file.
+        UsageError: there is no such file, or no such dimension.
         ModelError: it is broken or holds an operator that nobody knows.
     """
     return read_model(str(path))

@@ -193,6 +193,8 @@ class Lowering:
             CheckError: one of the passes changed what the graph means; it leaves a reproducer.
         """
         self.reporter.stage(f"lowering to {backend.name}")
+        if advice := backend.advice(graph):
+            self.reporter.note(advice)
         passes = backend.pipeline(self.target)
         watching = [PassReporter(self.reporter, passes, implied=passes), *self.instruments]
         legal = _legal(graph, passes, self.target, self.verification, self.probes, watching)

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from ..ir.errors import ModelError, UsageError
 from ..ir.finite import check_finite
+from ..ir.fixed_sizes import fix_sizes
 from ..ir.graph import Graph
 from ..ir.suggestion import did_you_mean
 from .user_code import find_function, make, parse_options
@@ -17,6 +18,8 @@ LIBRARIES = ("hf", "timm", "torchvision")
 def read_model(reference: str, folder: Path = Path()) -> Graph:
     """Read a `.onnx`, `.pt2` or `.planish` file as a graph, or what a factory or a library makes.
 
+    A file may be followed by sizes for symbolic dimensions of its inputs: `model.onnx{batch=1,height=48}`.
+
     A factory, `file.py:factory` or `package.module:factory`, with its options if it takes any, as in
     `model.py:build{width=16}`, returns (module, example inputs), (module, example inputs,
     dynamic shapes), as `planish.trace` takes them, or the path of such a file.
@@ -26,8 +29,8 @@ def read_model(reference: str, folder: Path = Path()) -> Graph:
         folder: the folder that files are relative to.
 
     Raises:
-        UsageError: there is no such file, module or factory.
-        ModelError: the model is broken, holds NaN, or can't be traced.
+        UsageError: there is no such file, module or factory, or the file's model no such dimension.
+        ModelError: the model is broken, holds NaN, can't be traced, or can't have these sizes.
     """
     graph = _read(reference, folder)
     try:
@@ -65,7 +68,7 @@ def find_model(reference: str, folder: Path) -> None:
         UsageError: there is none.
         ModelError: the factory's module fails while it is imported.
     """
-    path = folder / reference
+    path = folder / _parts(reference)[0]
     if path.suffix in _READERS:
         if not path.exists():
             neighbours = [file.name for file in path.parent.glob(f"*{path.suffix}")]
@@ -80,13 +83,23 @@ def find_model(reference: str, folder: Path) -> None:
 
 
 def _read(reference: str, folder: Path) -> Graph:
-    path = folder / reference
+    name, sizes = _parts(reference)
+    path = folder / name
     reader = _READERS.get(path.suffix)
     if reader is None and ":" in reference:
         return _trace(reference, folder)
     find_model(reference, folder)
     assert reader is not None  # or it is refused
-    return reader(path)
+    graph = reader(path)
+    if sizes:
+        fix_sizes(graph, sizes)
+    return graph
+
+
+def _parts(reference: str) -> tuple[str, dict[str, Any]]:
+    """A file's name, and the sizes behind it; all other references as they are."""
+    is_file = Path(reference.partition("{")[0]).suffix in _READERS
+    return parse_options(reference) if is_file else (reference, {})
 
 
 def _trace(reference: str, folder: Path) -> Graph:

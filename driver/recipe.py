@@ -51,7 +51,9 @@ def _source(given: Any) -> Any:
         return given
     (name, options), *others = cast("dict[Any, Any]", given).items() or [(None, None)]
     if others or not isinstance(options, dict):
-        raise ValueError(f"expected `file.py:factory` or `file.py:factory: {{option: value}}`, got {given!r}")
+        raise ValueError(
+            f"expected `file` or `file.py:factory`, or either with options, `name: {{key: value}}`, got {given!r}"
+        )
     return f"{name}{json.dumps(options)}"
 
 
@@ -83,7 +85,7 @@ Source = Annotated[
     BeforeValidator(fit_name),
     BeforeValidator(_source, json_schema_input_type=str | dict[str, dict[str, Any]]),
 ]
-"""A file, or a factory with its options."""
+"""A file or a factory, with its options."""
 
 Step: TypeAlias = str | dict[str, dict[str, Any]]
 """Pipeline text, or one pass with its options."""
@@ -171,7 +173,7 @@ class Recipe(_Section):
 
     Attributes:
         model: `.onnx`, `.pt2`, `.planish`, `file.py:factory`, `package.module:factory`, `torchvision:NAME`, `timm:NAME`
-            or `hf:FOLDER`; all but files take options.
+            or `hf:FOLDER`, with options; those of files are sizes for symbolic dimensions.
         data: the data for calibration and evaluation, and the metric.
         target: `native`, the name of one in targets/, or a TOML file.
         backend: the runtime, or `auto` for the one that is measured to be faster.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from ...ir.dims import symbols
 from ...ir.drafts import workspace
 from ...ir.errors import ModelError, PlanishError, TargetError
 from ...ir.types import DType
@@ -102,6 +103,19 @@ class Tvm(Backend):
         if missing := self.available():
             raise TargetError(f"backend {self.name} is not installed: {missing}")
         return libraries.bundle(directory)
+
+    def advice(self, graph: "Graph") -> str:
+        """Ask for the sizes of images, which the kernels of convolutions take."""
+        images = [node.operand(0).type for node in graph.nodes if node.operator == "Conv"]
+        computed = {symbol for image in images for dim in (image.dims or ())[2:] for symbol in symbols(dim)}
+        given = [symbol for value in graph.inputs for symbol in sorted(value.type.symbols & computed)]
+        if not given:
+            return ""
+        sizes = ",".join(f"{symbol}=64" for symbol in dict.fromkeys(given))
+        return (
+            "TVM's fast convolutions are for images of known sizes: give yours behind the file's name, as in "
+            f"model.onnx{{{sizes}}}, or trace the module without these dynamic shapes"
+        )
 
     def kernels(self, target: "Target") -> Mapping[str, str]:
         from .kernels.instructions.int8_dot import Int8Dot

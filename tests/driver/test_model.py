@@ -4,9 +4,12 @@ import pytest
 
 from planish.driver.model import read_model
 from planish.driver.user_code import isolated_imports
+from planish.ir.builder import Builder
 from planish.ir.equal import differences
 from planish.ir.errors import ModelError, UsageError
+from planish.ir.graph import Graph
 from planish.ir.storage import save
+from planish.ir.types import DType, TensorType
 
 WIDE = """
 import torch
@@ -43,6 +46,44 @@ def test_options_that_a_factory_does_not_take(folder: Path, reference: str, mess
     (folder / "wide.py").write_text(WIDE)
     with isolated_imports(folder), pytest.raises(UsageError, match=message):
         read_model(reference, folder)
+
+
+@pytest.fixture
+def image(folder: Path) -> Path:
+    """A folder with the file of a model that halves images of any size."""
+    graph = Graph("image")
+    x = graph.add_input("x", TensorType(DType.float32, ("batch", 1, "height", "width")))
+    graph.outputs["y"] = Builder(graph).MaxPool(x, kernel_shape=(2, 2), strides=(2, 2))
+    save(graph, folder / "image.planish")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "image.planish{height=48,width=9}",
+        "image.planish{height: 48, width: 9}",
+        'image.planish{"height": 48, "width": 9}',
+    ],
+)
+def test_a_file_takes_sizes_of_symbolic_dimensions(image: Path, reference: str) -> None:
+    graph = read_model(reference, image)
+    assert [str(value.type) for value in graph.inputs] == ["float32[batch, 1, 48, 9]"]
+    assert [str(value.type) for value in graph.outputs.values()] == ["float32[batch, 1, 24, 4]"]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "kind", "message"),
+    [
+        ("hight=48", UsageError, "no input with a symbolic dimension 'hight'; did you mean 'height'"),
+        ("height=0", UsageError, "the size of 'height' must be a whole number from 1, not 0"),
+        ("height=true", UsageError, "must be a whole number from 1, not True"),
+        ("height=1", ModelError, "MaxPool"),
+    ],
+)
+def test_sizes_that_a_model_cannot_have(image: Path, sizes: str, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        read_model(f"image.planish{{{sizes}}}", image)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,15 @@
 import numpy as np
 import pytest
 
+from planish.backends import find_backend
 from planish.backends.artifact import load, write_artifact
 from planish.backends.legal import legalized
 from planish.backends.tvm.backend import Tvm
+from planish.ir.builder import Builder
+from planish.ir.fixed_sizes import fix_sizes
+from planish.ir.graph import Graph
 from planish.ir.interpreter import Interpreter
+from planish.ir.types import DType, TensorType
 from planish.targets.load import load_target
 
 RNG = np.random.default_rng(0)
@@ -195,3 +200,13 @@ def test_narrower_vectors_give_the_same(make_graph, target, tmp_path, name: str)
     x = tensor(2, 3, 23, 30)
     expected = Interpreter(graph).run({"x": x})["y"]
     np.testing.assert_allclose(load(tmp_path / "dist")(x)[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_sizes_of_images_are_asked_for() -> None:
+    graph = Graph("image")
+    x = graph.add_input("x", TensorType(DType.float32, ("batch", 1, "height", 8)))
+    op = Builder(graph)
+    graph.outputs["y"] = op.Conv(x, op.constant(np.ones((4, 1, 3, 3), np.float32)))
+    assert "as in model.onnx{height=64}," in find_backend("tvm").advice(graph)
+    fix_sizes(graph, {"height": 9})
+    assert not find_backend("tvm").advice(graph)
