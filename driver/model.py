@@ -6,7 +6,6 @@ from typing import Any, cast
 
 from ..ir.errors import ModelError, UsageError
 from ..ir.finite import check_finite
-from ..ir.fixed_sizes import fix_sizes
 from ..ir.graph import Graph
 from ..ir.suggestion import did_you_mean
 from .user_code import find_function, make, parse_options
@@ -92,6 +91,8 @@ def _read(reference: str, folder: Path) -> Graph:
     assert reader is not None  # or it is refused
     graph = reader(path)
     if sizes:
+        from ..ir.fixed_sizes import fix_sizes  # brings torch
+
         fix_sizes(graph, sizes)
     return graph
 

@@ -234,7 +234,6 @@ def test_what_the_amount_does_not_decide_is_computed_once(
     assert [bool(count) for _, count in found.values()] == [False, True, True]
 
 
-@pytest.mark.wide
 def test_an_unchanged_recipe_is_answered_without_torch(folder: Path, store: Store) -> None:
     build(folder / "recipe.yaml")
     program = "import sys; sys.modules['torch'] = None; from planish.driver.cli import main; main()"
