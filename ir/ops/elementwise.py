@@ -53,7 +53,6 @@ for _name, _unary in {
     "Reciprocal": torch.reciprocal,
     "Sin": torch.sin,
     "Sinh": torch.sinh,
-    "Sqrt": torch.sqrt,
     "Tan": torch.tan,
     "Tanh": torch.tanh,
 }.items():
@@ -72,6 +71,16 @@ for _name, _unary in {
 def sign(x: Tensor) -> Tensor:
     """NaN stays, in torch it has the sign 0."""
     return torch.where(x.isnan(), x, x.sign()) if x.is_floating_point() else x.sign()
+
+
+@operator("Sqrt", traits=Trait.ELEMENTWISE)
+@bounded
+def sqrt(x: Tensor) -> Tensor:
+    """The root of zero has the gradient zero, as torch's norms have, rather than an infinite one."""
+    if not x.requires_grad:
+        return x.sqrt()
+    is_zero = x == 0
+    return x.masked_fill(is_zero, 1).sqrt().masked_fill(is_zero, 0)
 
 
 @operator("Identity", traits=Trait.ELEMENTWISE | Trait.MOVING)
@@ -114,7 +123,11 @@ def mod(a: Tensor, b: Tensor, *, fmod: int = 0) -> Tensor:
 @operator("Pow", traits=_BROADCASTING)
 @bounded
 def power(x: Tensor, y: Tensor) -> Tensor:
-    return torch.pow(x, y).to(x.dtype)
+    """A power below one of zero has the gradient zero, as `sqrt` has."""
+    if not x.requires_grad:
+        return torch.pow(x, y).to(x.dtype)
+    is_steep = (x == 0) & (y > 0) & (y < 1)
+    return torch.pow(torch.where(is_steep, 1.0, x), y).masked_fill(is_steep, 0).to(x.dtype)
 
 
 @operator("Clip", traits=Trait.ELEMENTWISE)

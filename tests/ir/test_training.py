@@ -1,7 +1,7 @@
 """Training a graph gives the losses that training the module gives, whether it was traced or read from a file."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -131,3 +131,17 @@ def test_a_hard_swish_in_training_computes_what_it_does_otherwise() -> None:
     assert definition.trainable is not None
     torch.testing.assert_close(definition.trainable(x), definition.function(x))
     assert definition.function(torch.tensor(1e38)) == torch.tensor(1e38)
+
+
+@pytest.mark.parametrize(("name", "exponents"), [("Sqrt", ()), ("Pow", ([[0.5], [2.0]],))], ids=["Sqrt", "Pow"])
+def test_a_root_of_zero_has_a_finite_gradient(name: str, exponents: Sequence[list[list[float]]]) -> None:
+    """Magnitudes of spectra are such roots, and what rounds before them makes zeros."""
+    x = torch.tensor([0.0, 4.0, 0.25], requires_grad=True)
+    definition = operators()[name]
+    operands = [torch.tensor(it) for it in exponents]
+
+    roots = definition.function(x, *operands)
+
+    torch.testing.assert_close(roots.detach(), definition.function(x.detach(), *operands))
+    (gradient,) = torch.autograd.grad(roots.reshape(-1, 3)[0].sum(), x)
+    torch.testing.assert_close(gradient, torch.tensor([0.0, 0.25, 1.0]))
