@@ -80,6 +80,39 @@ def test_large_constants_that_share_memory(becomes) -> None:
     becomes("cse", before, after, data)
 
 
+def test_large_constants_of_several_branches_become_one_outside_of_them(becomes) -> None:
+    """What a branch returns must be its own, and small constants cost nothing where they are."""
+    weight = np.arange(1200, dtype=np.float32)
+    before = """(%x: float32[1200], %p: bool[], %q: bool[]) {
+      %y: float32[1200] = If(%p) {else_branch = graph "no"() {
+        const %a: float32[1200]
+        const %one: float32[] = 1.0
+        %s: float32[1200] = Add(%x, %a)
+        %t: float32[1200] = Add(%s, %one)
+        return t = %t
+      }, then_branch = graph "yes"() {
+        %z: float32[1200] = If(%q) {else_branch = graph "inner"() {
+          const %b: float32[1200]
+          %m: float32[1200] = Mul(%x, %b)
+          return m = %m
+        }, then_branch = graph "own"() {
+          const %c: float32[1200]
+          return c = %c
+        }}
+        const %uno: float32[] = 1.0
+        %u: float32[1200] = Sub(%z, %uno)
+        return u = %u
+      }}
+      return y = %y
+    }"""
+    inner = "        const %a: float32[1200]\n"
+    after = before.replace(inner, "").replace("          const %b: float32[1200]\n", "").replace("%b", "%a")
+    after = after.replace("%q: bool[]) {", "%q: bool[]) {\n      const %a: float32[1200]", 1)
+    places = ("a", "y>else_branch>a", "y>then_branch>z>else_branch>b", "y>then_branch>z>then_branch>c")
+    result = becomes("cse", before, after, {place: weight.copy() for place in places})
+    assert result.counts == {"nodes": 0, "constants": 1}
+
+
 @pytest.mark.parametrize(
     "body",
     [
