@@ -229,6 +229,10 @@ class TensorType:
         """Whether this is a tensor of a known rank."""
         return self.dims is not None and self.container is Container.NONE
 
+    def has_rank(self, rank: int) -> bool:
+        """Whether this is a tensor that is known to have so many axes."""
+        return self.is_ranked and len(self.shape) == rank
+
     @property
     def is_static(self) -> bool:
         return self.is_ranked and all(isinstance(dim, int) for dim in self.shape)

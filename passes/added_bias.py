@@ -14,4 +14,6 @@ def added_bias(node: Node) -> tuple[Node, int] | None:
         return None
     place = uses[0].node, 1 - uses[0].index
     data = place[0].constant(place[1])
-    return place if data is not None and data.shape[-1:] == output.shape[-1:] == (data.size,) else None
+    if data is None or not output.type.is_ranked:
+        return None
+    return place if data.shape[-1:] == output.shape[-1:] == (data.size,) else None

@@ -71,7 +71,7 @@ def _unshaped(value: Value) -> Value:
 
 def _is_logits(output: Value, vocabularies: AbstractSet[int]) -> bool:
     node = output.producer
-    if output.type.is_ranked and output.shape[-1:] == (1,):  # there is nothing to choose from
+    if not output.type.is_ranked or output.shape[-1:] == (1,):  # there is nothing to choose from
         return False
     if node is None or not (output.type.rank == 2 or (output.type.rank == 3 and output.shape[-1] in vocabularies)):
         return False

@@ -132,9 +132,14 @@ def split_convolution(
 
 
 def spread(node: Node, axes: Sequence[int], sizes: Mapping[str, int]) -> float:
-    """How many times as many places the first convolution has as the second one, which has the strides of its axes."""
+    """How many times as many places the first convolution has as the second one, which has the strides of its axes.
+
+    Once, where the rank of the images isn't known.
+    """
     counts: list[int] = []
     for value in (node.operand(0), node.output):
+        if not value.type.is_ranked:
+            return 1.0
         dims = value.shape[2:]
         others = tuple(dim for axis, dim in enumerate(dims) if axis not in axes)
         counts.append(elements(TensorType(value.dtype, others), sizes))

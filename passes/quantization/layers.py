@@ -116,7 +116,7 @@ def _weight(node: Node) -> Value:
     Clean-up keeps the Transpose of a weight that has other readers, since folding it would hold the weight twice.
     """
     factor = node.operand(1)
-    turn = factor.producer if node.operator == "MatMul" and factor.type.rank == 2 else None
+    turn = factor.producer if node.operator == "MatMul" and factor.type.has_rank(2) else None
     return factor if turn is None or turn.operator != "Transpose" or not _swaps(turn) else turn.operand(0)
 
 
@@ -129,6 +129,8 @@ def _obstacle(node: Node, operators: frozenset[str]) -> str:
     if node.operator not in operators:
         return "its integer kernel is absent or slower than float on this target"
     x, weight = node.operand(0), _weight(node)
+    if not x.type.is_ranked:
+        return "the rank of what it multiplies isn't known"
     if isinstance(x, Constant) or not isinstance(weight, Constant):
         quantized = weight.producer is not None and weight.producer.operator == "DequantizeLinear"
         return "it is quantized already" if quantized else "its factors are both activations, or its weight is computed"

@@ -151,6 +151,8 @@ def _obstacle(node: Node, operators: frozenset[str]) -> str:
     if node.operator not in operators:
         return "there are no fast products of bfloat16 for it on this target"
     x, weight, *_ = _factors(node)
+    if not (x.type.is_ranked and weight.type.is_ranked):
+        return "the ranks of its factors aren't known"
     if x.dtype is not DType.float32:
         return f"it computes in {x.dtype}"
     if node.operator == "Attention":

@@ -120,12 +120,12 @@ def _link_gate(
 
 def _images(node: Node) -> list[Value]:
     """What a node of two operands reads and yields, of rank 4."""
-    return [value for value in (node.operand(0), node.operand(1), node.output) if value.type.rank == 4]
+    return [value for value in (node.operand(0), node.operand(1), node.output) if value.type.has_rank(4)]
 
 
 def _along_channels(node: Node) -> int | None:
     """Which operand of a sum or product is a constant with a number for each channel, or one for all."""
-    for index in (0, 1) if node.operator in ("Add", "Mul") and node.output.type.rank == 4 else ():
+    for index in (0, 1) if node.operator in ("Add", "Mul") and node.output.type.has_rank(4) else ():
         data = node.constant(index)
         if data is not None and all(size == 1 or data.ndim - axis == 3 for axis, size in enumerate(data.shape)):
             return index
