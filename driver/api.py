@@ -75,10 +75,11 @@ class Optimized:
 def read(path: str | Path) -> Graph:
     """The graph of a `.onnx`, `.pt2` or `.planish` file, or of a `file.py:factory`.
 
-    Symbolic dimensions of a file's inputs may be given sizes: `read("model.onnx{batch=1,height=48}")`.
+    Symbolic dimensions of a file's inputs may be given sizes, and inputs of one number values:
+    `read("model.onnx{batch=1,height=48,sample_rate=16000}")`.
 
     Raises:
-        UsageError: there is no such file, or no such dimension.
+        UsageError: there is no such file, dimension or input.
         ModelError: it is broken or holds an operator that nobody knows.
     """
     return read_model(str(path))

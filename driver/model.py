@@ -17,7 +17,8 @@ LIBRARIES = ("hf", "timm", "torchvision")
 def read_model(reference: str, folder: Path = Path()) -> Graph:
     """Read a `.onnx`, `.pt2` or `.planish` file as a graph, or what a factory or a library makes.
 
-    A file may be followed by sizes for symbolic dimensions of its inputs: `model.onnx{batch=1,height=48}`.
+    A file may be followed by sizes for symbolic dimensions of its inputs, and by values for inputs of one number:
+    `model.onnx{batch=1,height=48,sample_rate=16000}`.
 
     A factory, `file.py:factory` or `package.module:factory`, with its options if it takes any, as in
     `model.py:build{width=16}`, returns (module, example inputs), (module, example inputs,
@@ -28,7 +29,7 @@ def read_model(reference: str, folder: Path = Path()) -> Graph:
         folder: the folder that files are relative to.
 
     Raises:
-        UsageError: there is no such file, module or factory, or the file's model no such dimension.
+        UsageError: there is no such file, module or factory, or the file's model has no such dimension or input.
         ModelError: the model is broken, holds NaN, can't be traced, or can't have these sizes.
     """
     graph = _read(reference, folder)
@@ -82,7 +83,7 @@ def find_model(reference: str, folder: Path) -> None:
 
 
 def _read(reference: str, folder: Path) -> Graph:
-    name, sizes = _parts(reference)
+    name, values = _parts(reference)
     path = folder / name
     reader = _READERS.get(path.suffix)
     if reader is None and ":" in reference:
@@ -90,15 +91,15 @@ def _read(reference: str, folder: Path) -> Graph:
     find_model(reference, folder)
     assert reader is not None  # or it is refused
     graph = reader(path)
-    if sizes:
-        from ..ir.fixed_sizes import fix_sizes  # brings torch
+    if values:
+        from ..ir.fixed_inputs import fix_inputs  # brings torch
 
-        fix_sizes(graph, sizes)
+        fix_inputs(graph, values)
     return graph
 
 
 def _parts(reference: str) -> tuple[str, dict[str, Any]]:
-    """A file's name, and the sizes behind it; all other references as they are."""
+    """A file's name, and the values behind it; all other references as they are."""
     is_file = Path(reference.partition("{")[0]).suffix in _READERS
     return parse_options(reference) if is_file else (reference, {})
 

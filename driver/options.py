@@ -7,8 +7,8 @@ import typer
 
 MODEL_HELP = (
     ".onnx, .pt2, .planish, file.py:factory, package.module:factory, torchvision:NAME, timm:NAME or hf:FOLDER; "
-    "factories take options, as in model.py:build{width=8}, and files sizes for symbolic dimensions, as in "
-    "model.onnx{batch=1}"
+    "factories take options, as in model.py:build{width=8}, and files sizes for symbolic dimensions "
+    "and values for inputs of one number, as in model.onnx{batch=1,sample_rate=16000}"
 )
 TARGET_HELP = "see `planish targets`; or a TOML file, archspec's name of a CPU (zen4), a copy of another /proc/cpuinfo"
 VERIFY_HELP = (

@@ -173,7 +173,7 @@ class Recipe(_Section):
 
     Attributes:
         model: `.onnx`, `.pt2`, `.planish`, `file.py:factory`, `package.module:factory`, `torchvision:NAME`, `timm:NAME`
-            or `hf:FOLDER`, with options; those of files are sizes for symbolic dimensions.
+            or `hf:FOLDER`, with options; those of files are sizes for symbolic dimensions, and values for inputs.
         data: the data for calibration and evaluation, and the metric.
         target: `native`, the name of one in targets/, or a TOML file.
         backend: the runtime, or `auto` for the one that is measured to be faster.

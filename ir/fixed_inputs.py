@@ -1,39 +1,81 @@
-"""Sizes for symbolic dimensions of a graph's inputs, for what is compiled better where sizes are known."""
+"""Sizes of symbolic dimensions of a graph's inputs, and values of inputs, for what is compiled better by them."""
 
 from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
 
 from .dims import Dim, evaluate, symbols
 from .errors import UsageError
-from .graph import Graph
+from .graph import Graph, Value
 from .reinfer import reinfer
 from .suggestion import nearest
+from .types import DType
 
 
-def fix_sizes(graph: Graph, sizes: Mapping[str, int]) -> None:
-    """Give symbolic dimensions of a graph's inputs their sizes, and infer all that follows from them.
+def fix_inputs(graph: Graph, values: Mapping[str, Any]) -> None:
+    """Give symbolic dimensions their sizes, and inputs of one number their values, and infer all that follows.
+
+    An input that has a value becomes a constant, as which it may decide which branch of an If is left.
 
     Args:
-        graph: the graph whose types change.
-        sizes: the size of each dimension by its symbol; other dimensions stay symbolic.
+        graph: the graph whose inputs change.
+        values: the size of each dimension by its symbol, and the value of each input by its name; others stay.
 
     Raises:
-        UsageError: the inputs have no such dimension, a size is no whole number from 1, or a dimension is computed from
-            another symbol, too.
+        UsageError: there is no such dimension or input, a size is no whole number from 1, a value is not of the
+            input's type, or a dimension is computed from another symbol, too.
         ModelError: the model can't have these sizes; the layer is named.
     """
-    known = frozenset[str]().union(*(value.type.symbols for value in graph.inputs))
-    for name, size in sizes.items():
-        if name not in known:
-            raise UsageError(f"the model has no input with a symbolic dimension {name!r}{nearest(name, known)}")
-        if type(size) is not int or size < 1:
-            raise UsageError(f"the size of {name!r} must be a whole number from 1, not {size!r}")
+    dims = frozenset[str]().union(*(value.type.symbols for value in graph.inputs))
+    numbers = {value.name: value for value in graph.inputs if _is_number(value)}
+    sizes: dict[str, int] = {}
+    for name, given in values.items():
+        if name in dims:
+            sizes[name] = _size(name, given)
+        elif name in numbers:
+            _fix(graph, numbers[name], given)
+        else:
+            raise UsageError(
+                f"the model has no input with a symbolic dimension {name!r}, and no such input of one number"
+                f"{nearest(name, dims | numbers.keys())}"
+            )
     for value in graph.inputs:
         if value.type.dims is not None:
-            value.type = value.type.resized(tuple(_fixed(dim, sizes) for dim in value.type.dims))
+            value.type = value.type.resized(tuple(_sized(dim, sizes) for dim in value.type.dims))
     reinfer(graph)
 
 
-def _fixed(dim: Dim, sizes: Mapping[str, int]) -> Dim:
+def _is_number(value: Value) -> bool:
+    return value.type.is_static and set(value.shape) <= {1} and value.dtype is not DType.string
+
+
+def _fix(graph: Graph, value: Value, given: object) -> None:
+    number = _number(given, value.dtype)
+    if number is None:
+        raise UsageError(f"the input {value.name!r} of type {value.type} can't be {given!r}")
+    graph.replace_uses(value, graph.add_constant(number.reshape(value.type.static_shape), value.name))
+    graph.inputs.remove(value)
+    for index, other in enumerate(graph.inputs):
+        other.index = index
+
+
+def _number(given: object, dtype: DType) -> np.ndarray | None:
+    """A value as an array without axes; None where it is none of the type."""
+    kinds = {bool} if dtype is DType.bool else {int, float} if dtype.is_float else {int}
+    with suppress(OverflowError):
+        return np.array(given, dtype.numpy) if type(given) in kinds else None
+    return None
+
+
+def _size(name: str, given: object) -> int:
+    if type(given) is not int or given < 1:
+        raise UsageError(f"the size of {name!r} must be a whole number from 1, not {given!r}")
+    return given
+
+
+def _sized(dim: Dim, sizes: Mapping[str, int]) -> Dim:
     if not symbols(dim) & sizes.keys():
         return dim
     if missing := sorted(symbols(dim) - sizes.keys()):

@@ -11,15 +11,16 @@ def reinfer(graph: Graph, *, is_strict: bool = True) -> None:
 
     Args:
         graph: the graph whose types change.
-        is_strict: whether all must fit. Otherwise a node whose inputs agree when it runs, for all that is known, keeps
-            the types that it has: what exact passes ask for, which leave the graph's meaning alone.
+        is_strict: whether all must fit but for what is in a branch of an If, which may never be taken. Otherwise a node
+            whose inputs agree when it runs, for all that is known, keeps the types that it has: what exact passes ask
+            for, which leave the graph's meaning alone.
 
     Raises:
         ModelError: the inputs of a layer no longer fit; the layer is named.
     """
     for node in graph.nodes:
         for inner in node.graphs:
-            _refresh_inner(node, inner, is_strict=is_strict)
+            _refresh_inner(node, inner, is_strict=is_strict and node.operator != "If")
         try:
             types = infer(node.operator, node.inputs, node.attributes, len(node.outputs))
         except ModelError as error:

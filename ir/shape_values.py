@@ -86,7 +86,7 @@ def _held(row: Elements | None, dtype: DType) -> Elements | None:
     """Elements as a type holds them: floats rounded to it, and integers that are beyond it unknown."""
     if row is None or not (dtype.is_integer or dtype.is_float):
         return row
-    return _row([_one_held(element, dtype) for element in row.reshape(-1)]).reshape(row.shape)
+    return _each(lambda element: _one_held(element, dtype), row)
 
 
 def _one_held(element: Any, dtype: DType) -> Any:
@@ -127,6 +127,10 @@ def _objects(values: Any) -> Elements:
     array = np.empty(np.shape(values), dtype=object)
     array[...] = np.asarray(values).astype(object)
     return array
+
+
+def _each(function: Callable[[Any], Any], elements: Elements) -> Elements:
+    return _row(list(map(function, elements.reshape(-1)))).reshape(elements.shape)
 
 
 def _row(values: list[Any]) -> Elements:
@@ -173,15 +177,22 @@ def _slice(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Eleme
 
 
 def _cast(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Elements | None:
-    if node.output.dtype not in (DType.int64, DType.int32):
-        return None
-    return _row(list(map(_integer, operands[0].reshape(-1)))).reshape(operands[0].shape)
+    converted = {DType.int64: _integer, DType.int32: _integer, DType.bool: _truth}.get(node.output.dtype)
+    return None if converted is None else _each(converted, operands[0])
 
 
 def _integer(element: Any) -> Any:
     if not isinstance(element, float):
         return element
     return int(element) if isfinite(element) else UNKNOWN
+
+
+def _truth(element: Any) -> Any:
+    return bool(element) if isinstance(element, int | float) else UNKNOWN
+
+
+def _negated(element: Any) -> Any:
+    return not element if isinstance(element, bool) else UNKNOWN
 
 
 def _reshaped(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Elements | None:
@@ -288,6 +299,7 @@ _RULES: dict[str, Callable[[Node, list[Any], Callable[[Dim], Any]], Elements | N
     "Mod": _mod,
     "Mul": _elementwise(mul),
     "Neg": lambda node, operands, size: _array(-operands[0]),
+    "Not": lambda node, operands, size: _each(_negated, operands[0]),
     "ReduceProd": _product,
     "Reshape": _reshaped,
     "Shape": _shape,

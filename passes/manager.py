@@ -9,10 +9,12 @@ from functools import cached_property
 from traceback import extract_tb, walk_tb
 
 from ..ir.errors import CheckError, ModelError, PassError, PlanishError, UsageError
-from ..ir.graph import Graph, now
+from ..ir.graph import Graph, nested_nodes, now
+from ..ir.operators import has_trait
+from ..ir.traits import Trait
 from ..ir.verify import verify
 from .allocator import kept_memory
-from .base import Pass, PassContext, PassResult
+from .base import GraphwisePass, Pass, PassContext, PassResult
 from .check import NumericCheck
 from .group import Group
 from .instrument import Instrument, PassRecord
@@ -23,6 +25,7 @@ from .verification import Verification
 
 _MOST_MISSES = 5
 _MOST_LAYERS = 3
+_LAYERS = Trait.CONTRACTING | Trait.RECURRENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +111,8 @@ class PassManager:
         results = [record.result for record in records[before:]]
         changed = any(result.changed for result in results)
         if step.required and not changed and not context.counter.is_over:
-            raise UsageError(_unchanged(step, [it for result in results for it in (*result.notes, *result.misses)]))
+            told = [it for result in results for it in (*result.notes, *result.misses)]
+            raise UsageError(_unchanged(step, told + _out_of_reach(step, graph)))
         return changed
 
     def _step(self, step: Pass, graph: Graph, context: PassContext, judge: "_Judge") -> PassRecord:
@@ -209,6 +213,18 @@ def _unchanged(step: Pass, told: Sequence[str]) -> str:
     text = "".join(f"\n  {reason}" for reason in reasons[:_MOST_MISSES])
     found = f"pass {format_pass(step)} is required, but changed nothing" + (f":{text}" if text else "")
     return f"{found}\nrequired=false lets it change nothing"
+
+
+def _out_of_reach(step: Pass, graph: Graph) -> list[str]:
+    """A sentence on each node that holds layers in graphs of its own, which few passes look at."""
+    if isinstance(step, GraphwisePass):
+        return []
+    hint = "stay as they are; if an input decides between branches, give it a value: model.onnx{input=value}"
+    counts = {
+        node: sum(has_trait(it.operator, _LAYERS) for inner in node.graphs for it in nested_nodes(inner))
+        for node in graph.nodes
+    }
+    return [f"{node.location}: layers inside {node.operator} {hint}" for node, count in counts.items() if count]
 
 
 def _some(names: Sequence[str]) -> str:

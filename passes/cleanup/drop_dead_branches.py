@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...ir.graph import Graph, Node, nested
+from ...ir.graph import Constant, Graph, Node, nested
 from ..base import Effect, Pass, PassContext, PassResult
 
 
 @dataclass(frozen=True)
 class DeadBranchRemoval(Pass):
-    """Replace an If whose condition is constant by what is in the branch that it takes."""
+    """Replace an If whose condition is known by what is in the branch that it takes."""
 
     name: ClassVar[str] = "drop-dead-branches"
     effect: ClassVar[Effect] = Effect.EXACT
@@ -17,6 +17,16 @@ class DeadBranchRemoval(Pass):
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         from ...ir.reinfer import reinfer  # brings torch, which listing the passes must not
 
+        count, are_narrower = 0, True
+        while are_narrower:  # than the types that hold whichever branch is taken, by which other conditions are known
+            dropped, are_narrower = self._drop(graph, context)
+            count += dropped
+            if are_narrower:
+                reinfer(graph, is_strict=False)
+        return PassResult({"branch": count})
+
+    def _drop(self, graph: Graph, context: PassContext) -> tuple[int, bool]:
+        """Drop what is known to be dead; returns how many branches were taken, and whether any has narrower results."""
         count, are_narrower = 0, False
         for part in reversed(tuple(nested(graph))):
             for node in part.nodes:
@@ -30,16 +40,19 @@ class DeadBranchRemoval(Pass):
                     part.replace_uses(old, new)
                 part.erase(node)
                 count += 1
-        if are_narrower:  # than the types that hold whichever branch is taken
-            reinfer(graph, is_strict=False)
-        return PassResult({"branch": count})
+        return count, are_narrower
 
 
 def _taken(node: Node) -> Graph | None:
     """The branch that an If always takes."""
-    condition = node.constant(0) if node.operator == "If" else None
-    if condition is None:
+    if node.operator != "If":
         return None
-    branch = node.attributes["then_branch" if condition.item() else "else_branch"]
+    from ...ir.contents import contents
+
+    condition = node.operand(0)
+    known = condition.data.item() if isinstance(condition, Constant) else (contents(condition) or (None,))[0]
+    if known is None:
+        return None
+    branch = node.attributes["then_branch" if known else "else_branch"]
     assert isinstance(branch, Graph)
     return branch

@@ -1,15 +1,20 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import planish
 from planish.driver.model import read_model
 from planish.driver.user_code import isolated_imports
 from planish.ir.builder import Builder
 from planish.ir.equal import differences
 from planish.ir.errors import ModelError, UsageError
 from planish.ir.graph import Graph
+from planish.ir.reinfer import reinfer
 from planish.ir.storage import save
+from planish.ir.text import parse_graph
 from planish.ir.types import DType, TensorType
+from planish.passes.probes import run_graph
 
 WIDE = """
 import torch
@@ -75,7 +80,7 @@ def test_a_file_takes_sizes_of_symbolic_dimensions(image: Path, reference: str) 
 @pytest.mark.parametrize(
     ("sizes", "kind", "message"),
     [
-        ("hight=48", UsageError, "no input with a symbolic dimension 'hight'; did you mean 'height'"),
+        ("hight=48", UsageError, "no input with a symbolic dimension 'hight', .*; did you mean 'height'"),
         ("height=0", UsageError, "the size of 'height' must be a whole number from 1, not 0"),
         ("height=true", UsageError, "must be a whole number from 1, not True"),
         ("height=1", ModelError, "MaxPool"),
@@ -84,6 +89,59 @@ def test_a_file_takes_sizes_of_symbolic_dimensions(image: Path, reference: str) 
 def test_sizes_that_a_model_cannot_have(image: Path, sizes: str, kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         read_model(f"image.planish{{{sizes}}}", image)
+
+
+@pytest.fixture
+def rated(folder: Path) -> Path:
+    """A folder with the file of a model that takes every second number at a rate of 16000 and all at others."""
+    text = """graph "rated"(%x: float32[1, n], %rate: int64[], %gain: float32[1]) {
+      const %high: int64[] = 16000
+      const %none: int64[1] = [0]
+      const %all: int64[1] = [9223372036854775807]
+      const %axis: int64[1] = [1]
+      const %two: int64[1] = [2]
+      %is_high: bool[] = Equal(%rate, %high)
+      %y: float32[1, m] = If(%is_high) {else_branch = graph "low"() {
+        %c: float32[1, n] = Neg(%x)
+        return c = %c
+      }, then_branch = graph "high"() {
+        %s: float32[1, m] = Slice(%x, %none, %all, %axis, %two)
+        return s = %s
+      }}
+      %z: float32[1, m] = Mul(%y, %gain)
+      return z = %z
+    }"""
+    graph = parse_graph(text)
+    reinfer(graph)
+    save(graph, folder / "rated.planish")
+    return folder
+
+
+@pytest.mark.parametrize(("rate", "length"), [(16000, 4), (8000, 8)])
+def test_an_input_of_one_number_takes_a_value_and_one_branch_is_left(rated: Path, rate: int, length: int) -> None:
+    graph = read_model(f"rated.planish{{rate={rate},n=8,gain=2}}", rated)
+    x = np.arange(8, dtype=np.float32)[None]
+    wanted = 2 * (x[:, ::2] if rate == 16000 else -x)
+
+    cleaned = planish.optimize(graph, "cleanup").graph
+
+    assert [(it.name, it.index) for it in graph.inputs] == [("x", 0)]
+    assert "If" not in {node.operator for node in cleaned.nodes}
+    assert [str(value.type) for value in cleaned.outputs.values()] == [f"float32[1, {length}]"]
+    for each in (graph, cleaned):
+        np.testing.assert_array_equal(run_graph(each, [{"x": x}])[0]["z"], wanted)
+
+
+@pytest.mark.parametrize("value", ["rate=1.5", "rate=true", "rate=many", f"rate={2**63}", "gain=off", "gain="])
+def test_values_that_an_input_cannot_have(rated: Path, value: str) -> None:
+    name = value.partition("=")[0]
+    with pytest.raises(UsageError, match=f"the input '{name}' of type .* can't be"):
+        read_model(f"rated.planish{{{value}}}", rated)
+
+
+def test_only_inputs_of_one_number_take_values(rated: Path) -> None:
+    with pytest.raises(UsageError, match="no such input of one number; there are gain, n, rate"):
+        read_model("rated.planish{x=1}", rated)
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,48 @@ def test_one_inside_another_goes_first_and_types_become_those_of_the_branch(beco
     assert becomes("drop-dead-branches", before, after).counts == {"branch": 2}
 
 
+def test_a_condition_that_sizes_tell_is_known_and_so_are_those_that_hang_on_what_is_left(becomes) -> None:
+    before = """(%x: float32[2, 3]) {
+      const %two: int64[] = 2
+      const %axes: int64[1] = [0]
+      %rows: int64[] = Size(%x)
+      %many: bool[] = Cast(%rows) {to = 9}
+      %few: bool[] = Not(%many)
+      %y: float32[...] = If(%few) {else_branch = graph "no"() {
+        %n: float32[2, 3] = Neg(%x)
+        return n = %n
+      }, then_branch = graph "yes"() {
+        %u: float32[1, 2, 3] = Unsqueeze(%x, %axes)
+        return u = %u
+      }}
+      %shape: int64[y__82dd69e715_0] = Shape(%y)
+      %rank: int64[] = Size(%shape)
+      %flat: bool[] = Equal(%rank, %two)
+      %z: float32[...] = If(%flat) {else_branch = graph "deep"() {
+        %d: float32[...] = Relu(%y)
+        return d = %d
+      }, then_branch = graph "flat"() {
+        %e: float32[...] = Exp(%y)
+        return e = %e
+      }}
+      return z = %z
+    }"""
+    after = """(%x: float32[2, 3]) {
+      const %two: int64[] = 2
+      const %axes: int64[1] = [0]
+      %rows: int64[] = Size(%x)
+      %many: bool[] = Cast(%rows) {to = 9}
+      %few: bool[] = Not(%many)
+      %n: float32[2, 3] = Neg(%x)
+      %shape: int64[2] = Shape(%n)
+      %rank: int64[] = Size(%shape)
+      %flat: bool[] = Equal(%rank, %two)
+      %e: float32[2, 3] = Exp(%n)
+      return z = %e
+    }"""
+    assert becomes("drop-dead-branches", before, after).counts == {"branch": 2}
+
+
 def test_both_stay_where_an_input_tells(stays) -> None:
     stays(
         "drop-dead-branches",
