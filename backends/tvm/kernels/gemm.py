@@ -34,6 +34,7 @@ class Gemm:
         batch_dims: the sizes of the axes before K, which together are the rows.
         batch: how many of the leading axes number right operands instead of rows.
         is_packed: whether the right operand is packed weights.
+        shares_left: whether all right operands are multiplied by the same rows.
         instruction: the instruction that multiplies and adds; weights that aren't packed are multiplied in float32.
     """
 
@@ -42,6 +43,7 @@ class Gemm:
     n: int
     batch: int = 0
     is_packed: bool = True
+    shares_left: bool = False
     instruction: Instruction = FMA
 
     @property
@@ -103,16 +105,21 @@ def packed(weights: np.ndarray, tile: Tile, instruction: Instruction = FMA) -> n
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A tile's first row and column in the result; in the right operand, its panel or item, and first column."""
+    """A tile's first row and column in the result; its first row in the left operand; its panel or item in the right
+    one, and first column there.
+    """
 
     row: Scalar
     column: Scalar
+    left: Scalar
     right: tuple[Scalar, Scalar]
 
 
 @dataclass(frozen=True, slots=True)
 class Nest:
-    """The loops of a GEMM: each of some items multiplies as many rows of the left operand, `[row of an item, K]`."""
+    """The loops of a GEMM: each of some items multiplies as many rows of the left operand, `[row of an item, K]`, or
+    all multiply the same ones, `[row, K]`.
+    """
 
     gemm: Gemm
     tile: Tile
@@ -145,7 +152,7 @@ class Nest:
                 row, width = item * self.rows + first_row, product.width(height, tile.columns)
                 for first in (min(start, tile.columns - width) for start in range(0, tile.columns, width)):
                     right = (panel, first) if gemm.is_packed else (item, column + first)
-                    place = Place(row, column + first, right)
+                    place = Place(row, column + first, first_row if gemm.shares_left else row, right)
                     for line, start, lanes, sums in product.sums(place, Tile(height, width, tile.lanes)):
                         result.store(sums, (row + line, ramp(place.column + start, lanes)))
 
@@ -196,7 +203,7 @@ class Product(ABC):
         factors = list(product(range(tile.rows), dict.fromkeys(lanes for _, lanes in tile.vectors)))
 
         def step(first: Scalar, count: int) -> None:
-            left = {(line, lanes): self.load_a(place.row + line, first, count, lanes) for line, lanes in factors}
+            left = {(line, lanes): self.load_a(place.left + line, first, count, lanes) for line, lanes in factors}
             for number, right in enumerate(self.load_b(place, first, count, tile)):
                 for (limb, held), (line, start, lanes, slot) in product(enumerate(limbs), tile.spots):
                     factor, sums = left[line, lanes][number][limb], held[number % chains]
@@ -312,9 +319,13 @@ class Matrix(Operands):
 
 @kernel
 def gemm_kernel(gemm: Gemm, tile: Tile, machine: Machine, epilogue: Epilogue, operands: Operands = Matrix()) -> None:
-    """Emit a kernel of `[*batch_dims, K]`, a right operand and the epilogue's operands to `[*batch_dims, N]`."""
+    """Emit a kernel of `[*batch_dims, K]`, a right operand and the epilogue's operands to `[*batch_dims, N]`.
+
+    The first operand has the rows alone where right operands share it.
+    """
     batch_dims, k = symbols(gemm.batch_dims), symbol("k", gemm.k)
     items, rows = prod(batch_dims[: gemm.batch]), prod(batch_dims[gemm.batch :])
-    x = argument("x", (*batch_dims, k), gemm.instruction.lhs_dtype, (items * rows, k))
+    left, lines = (batch_dims[gemm.batch :], rows) if gemm.shares_left else (batch_dims, items * rows)
+    x = argument("x", (*left, k), gemm.instruction.lhs_dtype, (lines, k))
     shapes = (*batch_dims, gemm.n), (items * rows, gemm.n)
     operands.emit(Nest(gemm, tile, machine, items, rows, x), batch_dims, lambda: Result.declare(epilogue, *shapes))

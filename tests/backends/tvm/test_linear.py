@@ -64,6 +64,16 @@ def test_products_of_what_is_computed(agree, columns: int) -> None:
     agree(build, *arrays(3, 9, 20), dims=dims, again=[arrays(1, 128, 7), arrays(2, 1, 1), arrays(2, 0, 3)])
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(1, 3), (9, 17), (64, 32)])
+def test_one_matrix_that_multiplies_all_items(agree, rows: int, columns: int) -> None:
+    """The matrix of a transform of signals, for example, computed or constant, with what is added behind it."""
+    matrix, items, other = normal(rows, 20), normal(3, 2, 20, columns), normal(4, 5, 20, columns)
+    dims = [(rows, 20), ("batch", "channels", 20, columns)]
+    agree(lambda op, x, y: op.Relu(op.MatMul(x, y)), matrix, items, dims=dims, again=[[matrix, other]])
+    bias = normal(3, 2, rows, columns)
+    agree(lambda op, y, z: op.Add(op.MatMul(matrix, y), z), items, bias)
+
+
 def test_products_with_one_matrix_and_with_spread_items(agree) -> None:
     x, matrix, items = normal(3, 2, 9, 20), normal(20, 17), normal(2, 20, 17)
     agree(lambda op, x, y, z: [op.MatMul(x, y), op.MatMul(x, z)], x, matrix, items)

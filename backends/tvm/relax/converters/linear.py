@@ -67,7 +67,7 @@ def _matrix(value: Value) -> np.ndarray | None:
 
 
 def _is_batched(node: Node) -> bool:
-    """Whether a node multiplies two computed float32 tensors, item by item, or all items with one matrix."""
+    """Whether a node multiplies float32 tensors, item by item, or all items of one with a matrix."""
     x, right = node.operand(0), node.operand(1)
     return (
         x.dtype is DType.float32
@@ -75,7 +75,7 @@ def _is_batched(node: Node) -> bool:
         and right.type.rank >= 2
         and isinstance(right.shape[-1], int)
         and x.shape[-1] == right.shape[-2]
-        and (right.type.rank == 2 or x.shape[:-2] == right.shape[:-2])
+        and (2 in (x.type.rank, right.type.rank) or x.shape[:-2] == right.shape[:-2])
         and 0 not in (*x.shape, *right.shape)
     )
 
@@ -110,11 +110,12 @@ def _product(emitter: Emitter, group: FusionGroup) -> relax.Expr:
 
 
 def _batched(emitter: Emitter, group: FusionGroup) -> relax.Expr:
-    """Call a kernel that multiplies two computed tensors."""
+    """Call a kernel that multiplies two tensors of which the right one is no matrix of weights."""
     x, right = group.anchor.operand(0), group.anchor.operand(1)
-    columns = right.shape[-1]
+    columns, items = right.shape[-1], right.type.rank - 2
     assert isinstance(columns, int)
-    sizes = Gemm(known_sizes(x.shape[:-1]), known_size(x.shape[-1]), columns, right.type.rank - 2, is_packed=False)
+    rows, is_shared = known_sizes(group.anchor.output.shape[:-1]), x.type.rank == 2 and items > 0
+    sizes = Gemm(rows, known_size(x.shape[-1]), columns, items, is_packed=False, shares_left=is_shared)
     arguments = [emitter.tensor(x), emitter.tensor(right), *operands(emitter, group, columns)]
 
     def call(tile: Tile) -> relax.Call:
