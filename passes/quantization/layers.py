@@ -98,6 +98,11 @@ def select_layers(
             misses.append(f"{node.location}: {node.operator} stays {stays}: {reason}")
         elif context.applies(rewrite, node):
             layers.append(_layer(node))
+    misses += [
+        f"{node.location}: {node.operator} stays as it is: it computes in integers already"
+        for node in graph.nodes
+        if has_trait(node.operator, Trait.WITHOUT_GRADIENT) and not has_trait(node.operator, Trait.QUANTIZING)
+    ]
     if not layers and not misses:
         misses.append("none of the layers that are selected multiplies by weights")
     return SelectedLayers(layers, misses)

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from ....ir.builder import Builder
-from ....ir.dims import Dim
+from ....ir.dims import Dim, symbols
 from ....ir.graph import Constant, Graph, Node, Value
+from ....ir.unknown import is_from_data
 from ..expansion import Expansion, RefusedError, attribute
 
 _MOST_STEPS = 256
@@ -88,7 +89,9 @@ def steps(count: Dim) -> int:
         RefusedError: the number isn't known, or too large.
     """
     if not isinstance(count, int):
-        raise RefusedError(f"how often it runs, {count}, is known at run time alone")
+        sizes = ",".join(f"{symbol}=16" for symbol in sorted(symbols(count)) if not is_from_data(symbol))
+        hint = f"; give a size behind the file's name, as in model.onnx{{{sizes}}}" if sizes else ""
+        raise RefusedError(f"how often it runs, {count}, is known at run time alone{hint}")
     if not 0 < count <= _MOST_STEPS:
         raise RefusedError(f"it runs {count} times, and is written out for 1 to {_MOST_STEPS}")
     return count

@@ -127,6 +127,19 @@ def test_nothing_quantized_is_an_error_with_the_reasons(layers: Graph) -> None:
     planish.optimize(layers, "quantize{scheme=int2,required=false}", target=replace(TARGET, weights={}))
 
 
+def test_what_another_tool_has_quantized_is_named(graph_of) -> None:
+    graph = graph_of(
+        """(%x: uint8[1, 3]) {
+          const %w: int8[3, 2]
+          %y: int32[1, 2] = MatMulInteger(%x, %w) @ "head"
+          return y = %y
+        }""",
+        {"w": np.ones((3, 2), np.int8)},
+    )
+    with pytest.raises(UsageError, match=r"MatMulInteger stays as it is: it computes in integers already \(head\)"):
+        planish.optimize(graph, "quantize{scheme=int4}", target=TARGET)
+
+
 @pytest.mark.parametrize("spread", ["normal", "outliers", "positive", "zero", "tiny"])
 def test_weights_are_rounded_with_less_error_than_to_the_whole_range(spread: str) -> None:
     weight = normal(256, 40)
