@@ -139,7 +139,7 @@ def _kind(array: np.ndarray | None) -> tuple[tuple[int, ...], np.dtype] | None:
 
 
 def _is_same(one: _Decision, other: _Decision) -> bool:
-    """Whether two decisions are about the same numbers, but for rounding."""
+    """Whether two decisions are about the same numbers, but for rounding and what was NaN in the first."""
     return all(
         first is None or second is None or _is_close(first, second)
         for first, second in zip(one.operands, other.operands, strict=True)
@@ -152,4 +152,8 @@ def _is_close(one: np.ndarray, other: np.ndarray) -> bool:
     atol = _CLOSE * scale_of(one)
     few = slice(None, None, max(one.size // _FEW, 1))
     parts = (one.reshape(-1)[few], other.reshape(-1)[few]), (one, other)
-    return all(np.allclose(b.astype(np.float64), a.astype(np.float64), 0.0, atol, equal_nan=True) for a, b in parts)
+    return all(_is_within(b.astype(np.float64), a.astype(np.float64), atol) for a, b in parts)
+
+
+def _is_within(other: np.ndarray, one: np.ndarray, atol: float) -> bool:
+    return np.allclose(np.where(np.isnan(one), one, other), one, 0.0, atol, equal_nan=True)

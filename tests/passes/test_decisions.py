@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from planish import optimize
 from planish.ir.builder import Builder
 from planish.ir.errors import CheckError
 from planish.ir.graph import Graph
@@ -79,6 +80,32 @@ def test_a_mistake_before_a_decision_is_found(graph_of, tested, text: str, probe
     graph = graph_of(text)
     with pytest.raises(CheckError, match="pass tested declares itself rounding, but output"):
         NumericCheck(graph, [probe]).check(before(graph, name, raised), tested(Effect.ROUNDING))
+
+
+def test_what_is_decided_on_nan_tells_nothing(graph_of, tested) -> None:
+    """Edge values leave a softmax nothing to look at, and the standard's Attention looks at nothing there."""
+    graph = graph_of(
+        """(%x: float32[1, 1, 3, 2], %seen: bool[1, 1, 3, 3]) {
+          const %none: float32[] = -inf
+          const %zero: float32[] = 0.0
+          const %bias: float32[2] = [0, 1]
+          %turned: float32[1, 1, 2, 3] = Transpose(%x) {perm = [0, 1, 3, 2]}
+          %scores: float32[1, 1, 3, 3] = MatMul(%x, %turned)
+          %mask: float32[1, 1, 3, 3] = Where(%seen, %zero, %none)
+          %masked: float32[1, 1, 3, 3] = Add(%scores, %mask)
+          %weights: float32[1, 1, 3, 3] = Softmax(%masked)
+          %y: float32[1, 1, 3, 2] = MatMul(%weights, %x)
+          %z: float32[1, 1, 3, 2] = Add(%y, %bias)
+          %best: int64[1, 1, 3] = ArgMax(%z) {axis = 3, keepdims = 0}
+          return best = %best
+        }"""
+    )
+    probe = {"x": np.array([[[[-1, 2], [3, 1], [2, 3]]]], np.float32), "seen": np.ones((1, 1, 3, 3), np.bool_)}
+    fused = optimize(graph, "fuse", verify="none").graph
+    assert [node.operator for node in fused.nodes] == ["Where", "Attention", "Add", "ArgMax"]
+    for seen in (True, False):
+        check = NumericCheck(graph, [{**probe, "seen": np.full((1, 1, 3, 3), seen)}])
+        assert check.check(fused, tested(Effect.ROUNDING)) == 0
 
 
 def test_a_mistake_in_a_decision_is_found(graph_of, tested) -> None:
