@@ -6,7 +6,7 @@ from planish.backends.artifact import load, write_artifact
 from planish.backends.legal import legalized
 from planish.backends.tvm.backend import Tvm
 from planish.ir.builder import Builder
-from planish.ir.fixed_sizes import fix_sizes
+from planish.ir.fixed_inputs import fix_inputs
 from planish.ir.graph import Graph
 from planish.ir.interpreter import Interpreter
 from planish.ir.types import DType, TensorType
@@ -208,5 +208,5 @@ def test_sizes_of_images_are_asked_for() -> None:
     op = Builder(graph)
     graph.outputs["y"] = op.Conv(x, op.constant(np.ones((4, 1, 3, 3), np.float32)))
     assert "as in model.onnx{height=64}," in find_backend("tvm").advice(graph)
-    fix_sizes(graph, {"height": 9})
+    fix_inputs(graph, {"height": 9})
     assert not find_backend("tvm").advice(graph)
