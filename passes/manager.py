@@ -220,11 +220,11 @@ def _out_of_reach(step: Pass, graph: Graph) -> list[str]:
     if isinstance(step, GraphwisePass):
         return []
     hint = "stay as they are; if an input decides between branches, give it a value: model.onnx{input=value}"
-    counts = {
-        node: sum(has_trait(it.operator, _LAYERS) for inner in node.graphs for it in nested_nodes(inner))
+    return [
+        f"{node.location}: layers inside {node.operator} {hint}"
         for node in graph.nodes
-    }
-    return [f"{node.location}: layers inside {node.operator} {hint}" for node, count in counts.items() if count]
+        if any(has_trait(it.operator, _LAYERS) for inner in node.graphs for it in nested_nodes(inner))
+    ]
 
 
 def _some(names: Sequence[str]) -> str:

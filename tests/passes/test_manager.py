@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from planish import optimize
 from planish.ir.builder import Builder
 from planish.ir.errors import CheckError, ModelError, PassError, UsageError
 from planish.ir.graph import Graph
@@ -383,3 +384,23 @@ def test_what_went_wrong_first_is_told(run) -> None:
     broken = type("Broken", (Instrument,), {"finish": lambda self: 1 / 0})()
     with pytest.raises(CheckError, match="pass scale declares itself exact"):
         run(Scale(2.0), instruments=[broken])
+
+
+def test_layers_inside_branches_are_named_where_nothing_changed(graph_of) -> None:
+    graph = graph_of(
+        """(%x: float32[1, 4], %p: bool[]) {
+          %y: float32[1, 4] = If(%p) {else_branch = graph "no"() {
+            %r: float32[1, 4] = Relu(%x)
+            return r = %r
+          }, then_branch = graph "yes"() {
+            const %w: float32[4, 4]
+            %m: float32[1, 4] = MatMul(%x, %w)
+            return m = %m
+          }} @ "rated"
+          return y = %y
+        }""",
+        {"y>then_branch>w": np.ones((4, 4), np.float32)},
+    )
+    message = r"layers inside If stay as they are; .* give it a value: model.onnx{input=value} \(rated\)"
+    with pytest.raises(UsageError, match=message):
+        optimize(graph, "quantize{scheme=int4}", target="x86-64-avx512-vnni")
