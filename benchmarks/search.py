@@ -212,7 +212,8 @@ def optuna(
 
     def evaluate(trial: Any) -> tuple[float, float]:
         ratios = {it: trial.suggest_categorical(f"channels of {it}", (0.0, 0.25, 0.5, 0.75)) for it in groups}
-        steps: list[Step] = [{"prune-channels": {"ratio": it, "only": name}} for name, it in ratios.items() if it]
+        cuts = {name: {"ratio": it, "only": name, "required": False} for name, it in ratios.items() if it}
+        steps: list[Step] = [{"prune-channels": cut} for cut in cuts.values()]
         if steps and trial.suggest_categorical("distil", (False, True)):
             steps.append(DISTILL)
         floats = [layer for layer in layers if trial.suggest_categorical(f"float {layer}", (False, True))]
@@ -222,7 +223,9 @@ def optuna(
         point = runs.run(Plan(tuple(steps)))
         found.append((point.gain, min(point.drop, 1.0)))
         reached = _dominated(found)
-        CONSOLE.print(f"{len(found)}: {point.gain:.2f}x, drop {point.drop:.4f}, front {reached:.4f} of {goal:.4f}")
+        CONSOLE.print(
+            f"{len(found)}: {point.gain:.2f}x, drop {point.drop:.4f}, front {reached:.4f} of {goal:.4f} {point.failure}"
+        )
         if reached >= goal:
             trial.study.stop()
         return found[-1]
