@@ -147,9 +147,14 @@ def is_loaded(library: Path) -> bool:
 
 
 def use_threads(number: int) -> None:
-    """Let calls from this thread run on so many threads."""
+    """Let calls from this thread run on so many threads.
+
+    TVM makes a pool for each thread that calls it, and adds no workers later. The pool has as many as processors are
+    given, to which it doesn't bind them here; where none are given, half as many as the machine has.
+    """
     if getattr(_POOL, "threads", None) != number:
-        _function("runtime.config_threadpool")(0, number)
+        processors = [str(place) for place in range(max(number, os.cpu_count() or 1))]
+        _function("runtime.config_threadpool")(0, number, processors)
         _POOL.threads = number
 
 

@@ -19,7 +19,7 @@ from planish.backends.tvm.codegen.build import Build
 from planish.backends.tvm.codegen.hoisting import hoisted
 from planish.backends.tvm.codegen.kernel_cache import KernelCache
 from planish.backends.tvm.kernels import epilogue, vector_math
-from planish.backends.tvm.runtime.program import LIBRARY, is_loaded
+from planish.backends.tvm.runtime.program import LIBRARY, is_loaded, use_threads
 from planish.backends.tvm.runtime.weights import read_weights, write_weights
 from planish.ir.cache_folder import VARIABLE
 from planish.ir.errors import CheckError, UsageError
@@ -218,6 +218,22 @@ def test_threads_call_it_side_by_side(graph, target, tmp_path) -> None:
         thread.join()
     assert all(np.array_equal(y, wanted) for ys, wanted in zip(found, expected, strict=True) for y in ys)
     assert all(len(ys) == 50 for ys in found)
+
+
+def test_as_many_threads_run_as_are_asked_for(monkeypatch) -> None:
+    """TVM makes a pool for each thread that calls it, by itself with half as many workers as there are processors."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 5)
+    found: list[int] = []
+
+    def ask() -> None:
+        for number in (3, 5, 1, 4):
+            use_threads(number)
+            found.append(tvm.get_global_func("runtime.NumThreads")())
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join()
+    assert found == [3, 5, 1, 4]
 
 
 def mapped_libraries() -> set[str]:
