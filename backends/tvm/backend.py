@@ -105,7 +105,7 @@ class Tvm(Backend):
         return libraries.bundle(directory)
 
     def advice(self, graph: "Graph") -> str:
-        """Ask for the sizes of images, which the kernels of convolutions take."""
+        """Ask for the sizes of images, for which there are faster kernels of convolutions."""
         images = [node.operand(0).type for node in graph.nodes if node.operator == "Conv"]
         computed = {symbol for image in images for dim in (image.dims or ())[2:] for symbol in symbols(dim)}
         given = [symbol for value in graph.inputs for symbol in sorted(value.type.symbols & computed)]
@@ -113,8 +113,8 @@ class Tvm(Backend):
             return ""
         sizes = ",".join(f"{symbol}=64" for symbol in dict.fromkeys(given))
         return (
-            "TVM's fast convolutions are for images of known sizes: give yours behind the file's name, as in "
-            f"model.onnx{{{sizes}}}, or trace the module without these dynamic shapes"
+            "TVM's convolutions are faster on images of known sizes: if yours are all alike, give their sizes behind "
+            f"the file's name, as in model.onnx{{{sizes}}}, or trace the module without these dynamic shapes"
         )
 
     def kernels(self, target: "Target") -> Mapping[str, str]:

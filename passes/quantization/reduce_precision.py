@@ -173,10 +173,9 @@ def _obstacle(node: Node, operators: frozenset[str]) -> str:
 
 def _unblocked(images: Value, weight: Value) -> str:
     """Why there are no fast convolutions of images; empty where there are."""
-    _, *sizes = images.shape
     channels = weight.shape[1]
-    if len(sizes) not in (2, 3) or not all(isinstance(size, int) for size in sizes):
-        return f"its images are of {images.type}, not of one or two axes of known sizes"
+    if images.type.rank not in (3, 4) or not isinstance(images.shape[1], int):
+        return f"its images are of {images.type}, not of one or two axes with known channels"
     return (
         f"a filter reads {channels} channels, which don't fill a vector" if channels in range(_LEAST_CHANNELS) else ""
     )

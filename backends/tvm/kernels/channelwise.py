@@ -7,6 +7,7 @@ taps beyond the edge.
 """
 
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import product
@@ -22,7 +23,7 @@ from .instructions.int8_dot import K_PER_DOT, Vpdpbusd
 from .machine import Machine
 from .prim_func import argument, kernel, maybe_parallel, symbol
 from .vector_math import loaded
-from .vectors import BFLOAT16, Scalar, cast, ceil_div, held, number, ramp, spread
+from .vectors import BFLOAT16, Register, Scalar, cast, ceil_div, held, number, ramp, spread
 from .windows import Line, RowTiles, Sums, Window, channel_rows
 
 DEPTHWISE, QUADS, MAXIMUM = "depthwise", "integer_depthwise", "max_pool"
@@ -64,9 +65,10 @@ def channelwise_kernel(sizes: Channelwise, machine: Machine, epilogue: Epilogue 
     In front of these, a depthwise convolution takes weights `[block, row, column, lane]` or packed, and `channel_rows`.
     """
     window, lanes, batch = sizes.window, machine.lanes, symbol("batch", sizes.batch)
-    (height, width), quads, is_quads = window.image, Quads(window), sizes.kind == QUADS
-    most, together = (_MOST, K_PER_DOT) if is_quads else (machine.registers // 2, 1)  # beside pixels and weights
-    columns = ceil_div(window.result[1], ceil_div(window.result[1], most))
+    bound, quads, is_quads = window.bound(), Quads(window), sizes.kind == QUADS
+    most = _MOST if is_quads else machine.registers // 2  # beside pixels and weights
+    columns = ceil_div(window.assumed.result[1], ceil_div(window.assumed.result[1], most))
+    height, width = bound.image
     view = (batch, sizes.blocks, height, width * lanes) if is_quads else None
     x = argument("x", (batch, sizes.blocks, height, width, lanes), sizes.dtype, view)
     weights, rows = None, (None, None, None)
@@ -77,16 +79,14 @@ def channelwise_kernel(sizes: Channelwise, machine: Machine, epilogue: Epilogue 
     elif sizes.kind == DEPTHWISE:
         weights = argument("weights", (sizes.blocks, *window.kernel, lanes))
         rows = channel_rows(window, sizes.blocks * lanes)
-    result = Result.declare(epilogue, (batch, sizes.blocks, *window.result, lanes))
+    result = Result.declare(epilogue, (batch, sizes.blocks, *bound.result, lanes))
     dtype = sizes.dtype if sizes.kind == MAXIMUM else "int32"  # of maxima and sums
     dtype = "float32" if sizes.kind == DEPTHWISE or sizes.is_float else dtype
-    parts = (window, lanes, columns, 1, dtype, x, weights)
+    parts = (bound, lanes, columns, 1, dtype, x, weights)
     code = _QuadCode(*parts, *rows, result, quads) if is_quads else _Code(*parts, *rows, result, sizes)
-    axes: dict[str, Scalar] = {"image": batch, "panel": sizes.blocks, "row": window.result[0]}
-    operations = prod((*axes.values(), window.result[1], *window.kernel))
-    taps = ceil_div(window.kernel[1], together) * together
-    tiles = replace(window, kernel=(window.kernel[0], taps)).tiles(columns)
-    code.emit(axes, tiles, maybe_parallel(operations, machine.costs.vector_work))
+    axes: dict[str, Scalar] = {"image": batch, "panel": sizes.blocks, "row": bound.result[0]}
+    operations = prod((*axes.values(), bound.result[1], *bound.kernel))
+    code.emit(axes, maybe_parallel(operations, machine.costs.vector_work))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,24 +95,32 @@ class _Code(RowTiles):
 
     sizes: Channelwise
 
-    def initialise(self, block: Scalar, row: Scalar, column: int | None) -> tirx.Expr:
+    def initialise(self, block: Scalar, row: Scalar, column: Scalar | None) -> tirx.Expr:
         if self.sizes.kind != MAXIMUM:
             return RowTiles.initialise(self, block, row, column)
         is_float = self.accumulator_dtype == "float32"
         return spread(T.float32(float("-inf")) if is_float else tirx.min_value(self.accumulator_dtype), self.lanes)
 
-    def add(self, sums: Sums, at: Line, start: Scalar, edge: int | None) -> None:
-        (image, block, row), window, whole = at, self.window, ramp(0, self.lanes)
-        with T.serial(*window.rows(row)) as line:
+    def add(self, sums: Sums, at: Line, start: Scalar, edge: Scalar | None) -> None:
+        with T.serial(*self.bound.span(0, at[2])) as line:
+            if isinstance(edge, tirx.Expr) or isinstance(self.bound.kernel[1], tirx.Expr):
+                for tap, kept in self.columns_of_taps(sums, edge):
+                    for column in kept:
+                        self._add_taps(sums[column][0], at, line, start + column, [tap])
+                return
             for column, (total,) in enumerate(sums):
-                kept = [edge is None or is_inside for is_inside in window.inside(1, (edge or 0) + column)]
-                taps = [tap for tap, is_kept in enumerate(kept) if is_kept]
-                places = [(window.at(0, row, line), window.at(1, start + column, tap), whole) for tap in taps]
-                pixels = [self._pixel((image, block, *place)) for place in places]
-                if taps and self.sizes.kind in (MEAN, PADDED_MEAN):  # so that rows don't wait for each other
-                    pixels = [reduce(operator.add, pixels)]
-                for tap, pixel in zip(taps, pixels, strict=False):
-                    total.set(self._step(total.value, pixel, (block, line, tap, whole)))
+                kept = [edge is None or is_inside for is_inside in self.window.inside(1, (edge or 0) + column)]
+                self._add_taps(total, at, line, start + column, [tap for tap, is_kept in enumerate(kept) if is_kept])
+
+    def _add_taps(self, total: Register, at: Line, line: Scalar, column: Scalar, taps: Sequence[Scalar]) -> None:
+        """Add some taps of a row of a window."""
+        (image, block, row), window, whole = at, self.window, ramp(0, self.lanes)
+        places = [(window.at(0, row, line), window.at(1, column, tap), whole) for tap in taps]
+        pixels = [self._pixel((image, block, *place)) for place in places]
+        if taps and self.sizes.kind in (MEAN, PADDED_MEAN):  # so that rows don't wait for each other
+            pixels = [reduce(operator.add, pixels)]
+        for tap, pixel in zip(taps, pixels, strict=False):
+            total.set(self._step(total.value, pixel, (block, line, tap, whole)))
 
     def _pixel(self, place: tuple[Scalar, ...]) -> tirx.Expr:
         """Return a vector of the images; in sums, integers are their distances to the zero point."""
@@ -132,15 +140,15 @@ class _Code(RowTiles):
         # NaN wins, on either side.
         return tirx.Select(total >= pixel, total, tirx.Select(tirx.isnan(total), total, pixel))
 
-    def store_c(self, total: tirx.Expr, block: Scalar, row: Scalar, column: int | None) -> tirx.Expr:
+    def store_c(self, total: tirx.Expr, block: Scalar, row: Scalar, column: Scalar | None) -> tirx.Expr:
         """Turn a window's sum into a mean, where that is wanted."""
         if self.sizes.kind not in (MEAN, PADDED_MEAN):
             return total
-        window, is_padded = self.window, self.sizes.kind == PADDED_MEAN
-        begin, end = window.rows(row, padded=is_padded)
-        across = window.kernel[1] if column is None else sum(window.inside(1, column, padded=is_padded))
-        taps = end - begin
-        count = T.float32(taps * across) if isinstance(taps, int) else taps.astype("float32") * T.float32(across)
+        is_padded = self.sizes.kind == PADDED_MEAN
+        begin, end = self.bound.span(0, row, padded=is_padded)
+        first, last = (0, self.bound.kernel[1]) if column is None else self.bound.span(1, column, padded=is_padded)
+        taps = (end - begin) * (last - first)
+        count = T.float32(taps) if isinstance(taps, int) else taps.astype("float32")
         return cast(total, "float32") / spread(count, self.lanes)
 
 
@@ -153,7 +161,8 @@ class Quads:
     @property
     def is_possible(self) -> bool:
         """Whether there is a kernel: for images of four columns at least, and taps side by side."""
-        return self.window.image[1] >= K_PER_DOT and self.window.dilations[1] == 1
+        is_wide = self.window.is_known(1) and self.window.image[1] >= K_PER_DOT
+        return is_wide and self.window.dilations[1] == 1
 
     def shifts(self, column: int) -> tuple[int, ...]:
         """Return, for each four taps of a window, how far from these the four pixels lie that are read."""
@@ -187,13 +196,19 @@ class _QuadCode(RowTiles):
 
     quads: Quads
 
-    def add(self, sums: Sums, at: Line, start: Scalar, edge: int | None) -> None:
+    @property
+    def tiles(self) -> tuple[list[int], list[int]]:
+        """The first columns of tiles, where all taps of each four are inside in the middle."""
+        taps = ceil_div(self.window.kernel[1], K_PER_DOT) * K_PER_DOT
+        return replace(self.window, kernel=(self.window.kernel[0], taps)).tiles(self.columns)
+
+    def add(self, sums: Sums, at: Line, start: Scalar, edge: Scalar | None) -> None:
         (image, block, row), window, kinds = at, self.window, self.quads.kinds
         assert self.weights is not None
-        with T.serial(*window.rows(row)) as line:
+        with T.serial(*self.bound.span(0, row)) as line:
             turned: dict[int, tirx.Expr] = {}
             for part, (column, (total,)) in product(range(len(kinds[0])), enumerate(sums)):
-                shifts = kinds[0] if edge is None else self.quads.shifts(edge + column)
+                shifts = self.quads.shifts(edge + column) if isinstance(edge, int) else kinds[0]
                 if abs(shifts[part]) >= K_PER_DOT:
                     continue
                 pixel = column * window.strides[1] + part * K_PER_DOT + shifts[part]

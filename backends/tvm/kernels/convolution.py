@@ -60,8 +60,9 @@ class Convolution:
 
     @property
     def flat(self) -> Window:
-        """The windows; those of one pixel as on an image with one row."""
-        return Window.points((1, prod(self.window.image))) if self.window.is_point else self.window
+        """The windows, with sizes to estimate by; those of one pixel as on an image with one row."""
+        window = self.window.assumed
+        return window.flat if window.is_point else window
 
     @property
     def steps(self) -> tuple[int, int]:
@@ -140,7 +141,8 @@ def _most_tiles(sizes: Convolution, tile: Tile, machine: Machine) -> int:
 
 def sparse_tiles(sizes: Convolution, weights: np.ndarray, machine: Machine) -> list[SparseTile]:
     """Return the tiles with which leaving blocks of zeros out of weights of one tap pays, the best one first."""
-    if sizes.window.kernel != (1, 1) or sizes.groups > 1 or not sizes.block or sizes.flat.tiles(1)[1]:
+    window, is_known = sizes.flat, all(map(sizes.window.is_known, range(2)))
+    if window.kernel != (1, 1) or not is_known or sizes.groups > 1 or not sizes.block or window.tiles(1)[1]:
         return []  # the last where pixels are padding
     dense, costs = tiles(sizes, machine), machine.costs
     found = [SparseTile(tile.columns, tile.blocks) for tile in dense if tile.blocks <= costs.sparse_vectors]
@@ -199,37 +201,37 @@ def start_offsets(weights: np.ndarray, zero_point: int, window: Window, lanes: i
 @kernel
 def convolution_kernel(sizes: Convolution, tile: Tile, machine: Machine, epilogue: Epilogue) -> None:
     """Emit a kernel of images, packed weights, `channel_rows` and the epilogue's operands to images in blocks."""
-    lanes, instruction, window = machine.lanes, sizes.instruction, sizes.flat
+    lanes, instruction, whole = machine.lanes, sizes.instruction, sizes.window.bound()
+    window = whole.flat if sizes.window.is_point else whole
     batch, outer, (blocks, step) = symbol("batch", sizes.batch), ceil_div(sizes.filters, lanes), sizes.steps
     panels, width = outer // tile.blocks, tile.blocks * lanes * instruction.k_per_instruction
     images = (batch, ceil_div(sizes.channels, sizes.block) if sizes.block else sizes.channels)
     tail = (sizes.block,) if sizes.block > 1 else ()
     view: tuple[Scalar, ...] = (*images, window.image[0], window.image[1] * (sizes.block or 1))
-    held: tuple[Scalar, ...] = (panels, blocks, *reversed(window.kernel), step // instruction.k_per_instruction)
+    held: tuple[Scalar, ...] = (panels, blocks, *reversed(sizes.window.kernel), step // instruction.k_per_instruction)
     if is_sparse := isinstance(tile, SparseTile):
         view, held = (batch, prod(view[1:])), (tirx.Var("held", "int64"),)
-    x = argument("x", (*images, *sizes.window.image, *tail), sizes.dtype, view)
+    x = argument("x", (*images, *whole.image, *tail), sizes.dtype, view)
     weights = argument("weights", (*held, width), instruction.rhs_dtype)
     index = (argument("places", held, "int32"), argument("starts", (panels + 1,), "int32")) if is_sparse else ()
     is_integer = instruction.accumulator_dtype == "int32"
-    rows = channel_rows(window, outer * lanes, is_integer=is_integer, has_offsets=sizes.has_offsets)
-    result = Result.declare(epilogue, *((batch, outer, *part.result, lanes) for part in (sizes.window, window)))
+    rows = channel_rows(window.window, outer * lanes, is_integer=is_integer, has_offsets=sizes.has_offsets)
+    result = Result.declare(epilogue, *((batch, outer, *part.result, lanes) for part in (whole, window)))
     parts = (tile.columns, tile.blocks, instruction.accumulator_dtype, x, weights, *rows, result, sizes)
     code = _SparseCode(window, lanes, *parts, *index) if is_sparse else _Code(window, lanes, *parts)
-    tiles = window.tiles(tile.columns)
     axes: dict[str, Scalar] = {"image": batch, "panel": panels, "row": window.result[0]}
-    if not tiles[1]:
-        axes["tile"] = len(tiles[0])
-    if sizes.weight_count < sizes.channels * prod(sizes.window.image):
+    if code.has_no_edges:
+        axes["tile"] = (window.result[1] + (tile.columns - 1)) // tile.columns
+    if sizes.weight_count < sizes.channels * prod(sizes.window.assumed.image):
         axes["panel"] = axes.pop("panel")  # innermost: weights stay in the cache while the images are walked
     is_one = all(isinstance(size, int) and size == 1 for size in axes.values())
-    code.emit(axes, tiles, T.serial if is_one or is_small(sizes, machine) else T.parallel)
+    code.emit(axes, T.serial if is_one or is_small(sizes, machine) else T.parallel)
 
 
 def is_small(sizes: Convolution, machine: Machine) -> bool:
-    """Whether the convolution is so small that one thread computes it."""
+    """Whether the convolution is known to be so small that one thread computes it."""
     costs, work = machine.costs, (sizes.batch or 0) * sizes.weight_count * prod(sizes.window.result)
-    return sizes.batch is not None and work < costs.convolution_work and sizes.weight_count < costs.convolution_weights
+    return 0 < work < costs.convolution_work and sizes.weight_count < costs.convolution_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,24 +240,22 @@ class _Code(RowTiles):
 
     sizes: Convolution
 
-    def add(self, sums: Sums, at: Line, start: Scalar, edge: int | None) -> None:
+    def add(self, sums: Sums, at: Line, start: Scalar, edge: Scalar | None) -> None:
         (image, panel, row), window, sizes = at, self.window, self.sizes
         together = sizes.instruction.k_per_instruction
         group = 0 if sizes.groups == 1 else panel * self.blocks // sizes.group_blocks(self.lanes)
-        (begin, end), (blocks, channels) = window.rows(row), sizes.steps
+        (begin, end), (blocks, channels) = self.bound.span(0, row), sizes.steps
         with T.serial(0, blocks) as block:
             images, steps = group * blocks + block, channels // together
             if sizes.channels % channels:  # the filling of the last block isn't read
                 rest = sizes.channels - images * channels + together - 1
                 steps = tirx.min(steps, tirx.floordiv(rest, together))
             # Each column of taps has its own loops, or LLVM would keep pixels that columns share in registers it lacks.
-            for tap in range(window.kernel[1]):
-                kept = [column for column in range(len(sums)) if edge is None or window.inside(1, edge + column)[tap]]
-                if kept:
-                    with T.serial(begin, end) as line, T.serial(0, steps) as step:
-                        places = [window.at(1, start + column, tap) for column in kept]
-                        pixels = self._pixels((image, images, window.at(0, row, line)), places, step)
-                        self._add([sums[column] for column in kept], pixels, (panel, block, tap, line, step))
+            for tap, kept in self.columns_of_taps(sums, edge):
+                with T.serial(begin, end) as line, T.serial(0, steps) as step:
+                    places = [window.at(1, start + column, tap) for column in kept]
+                    pixels = self._pixels((image, images, window.at(0, row, line)), places, step)
+                    self._add([sums[column] for column in kept], pixels, (panel, block, tap, line, step))
 
     def _pixels(self, line: tuple[Scalar, ...], places: Sequence[Scalar], step: Scalar) -> list[tirx.Expr]:
         """Return the left factors of columns of an image, block and row."""
@@ -286,7 +286,7 @@ class _SparseCode(_Code):
     places: tirx.Buffer
     starts: tirx.Buffer
 
-    def add(self, sums: Sums, at: Line, start: Scalar, edge: int | None) -> None:
+    def add(self, sums: Sums, at: Line, start: Scalar, edge: Scalar | None) -> None:
         (image, panel, row), instruction = at, self.sizes.instruction
         line = self.window.at(0, row, 0) * self.window.image[1]
         with T.serial(self.starts[panel], self.starts[panel + 1]) as block:

@@ -152,8 +152,9 @@ def elementwise_kernel(shape: Shape, epilogue: Epilogue, machine: Machine) -> No
 @kernel
 def pixels_kernel(shape: Shape, operands: tuple[Shape, ...], epilogue: Epilogue, machine: Machine) -> None:
     """Emit a kernel of images in blocks, which may be broadcast, rows of channels and numbers to images in blocks."""
-    batch = tirx.Var("batch", "int64")
-    *beside, y = ([batch if size is None else size for size in sizes] for sizes in (*operands, shape))
+    unknown = symbols((None,) * _BLOCKED)  # equal ones along an axis
+    pairs = (zip(sizes, unknown, strict=False) for sizes in (*operands, shape))
+    *beside, y = ([name if size is None else size for size, name in axes] for axes in pairs)
     pairs = enumerate(zip(beside, epilogue.operands, strict=True))
     buffers = [argument(f"operand{index}", sizes, operand.dtype) for index, (sizes, operand) in pairs]
     result = Result(epilogue, buffers, argument("y", y, epilogue.dtype))

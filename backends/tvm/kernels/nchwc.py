@@ -1,33 +1,46 @@
 """Kernels that put images into blocks of channels (NCHWc), take them out, join them and interleave them."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
+from typing import TypeVar
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from .epilogue import Epilogue, Result, each_pixel
 from .machine import Machine
-from .prim_func import argument, kernel, maybe_parallel, symbol
-from .vectors import ceil_div, ramp
+from .prim_func import argument, kernel, maybe_parallel, symbols
+from .vectors import Scalar, ceil_div, ramp
 from .windows import Window
+
+_Size = TypeVar("_Size")
 
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """Sizes of images `[batch, channel, *spatial]` of up to two spatial axes; a batch of None isn't known."""
+    """Sizes of images `[batch, channel, *spatial]` of up to two spatial axes; those of None aren't known."""
 
     batch: int | None
     channels: int
-    spatial: tuple[int, ...]
+    spatial: tuple[int | None, ...]
     dtype: str = "float32"
 
-    def blocks(self, lanes: int) -> tuple[int, int, int, int]:
-        """Return the sizes in blocks behind the batch's: blocks, rows, columns and lanes; missing axes have size 1."""
-        rows, columns = (1,) * (2 - len(self.spatial)) + self.spatial
-        return ceil_div(self.channels, lanes), rows, columns, lanes
+    def blocks(self, lanes: int) -> int:
+        """Return the number of blocks of channels."""
+        return ceil_div(self.channels, lanes)
+
+    def bound(self) -> tuple[Scalar, Sequence[Scalar]]:
+        """Return the batch and the spatial sizes in a kernel, with variables for those that aren't known."""
+        batch, *spatial = symbols((self.batch, *self.spatial))
+        return batch, spatial
+
+
+def two_axes(spatial: Iterable[_Size]) -> tuple[_Size | int, _Size | int]:
+    """Return the rows and columns of images; with one spatial axis, they have one row."""
+    *rows, columns = spatial
+    return rows[0] if rows else 1, columns
 
 
 @kernel
@@ -57,10 +70,10 @@ def _each_pixel(
     images: Images, machine: Machine, *, is_blocked: bool
 ) -> Generator[tuple[tirx.Buffer, tirx.Buffer, tirx.Expr, tirx.Expr, tirx.Expr]]:
     """Return a context for the channels of a pixel in a block, given both buffers, where pixels are one axis."""
-    batch, (blocks, *sizes, lanes) = symbol("batch", images.batch), images.blocks(machine.lanes)
-    pixels = prod(images.spatial)
-    plain = (batch, images.channels, *images.spatial), (batch, images.channels, pixels)
-    blocked = (batch, blocks, *sizes, lanes), (batch, blocks, pixels, lanes)
+    (batch, spatial), lanes, blocks = images.bound(), machine.lanes, images.blocks(machine.lanes)
+    pixels = prod(spatial)
+    plain = (batch, images.channels, *spatial), (batch, images.channels, pixels)
+    blocked = (batch, blocks, *two_axes(spatial), lanes), (batch, blocks, pixels, lanes)
     pairs = zip("xy", (blocked, plain) if is_blocked else (plain, blocked), strict=True)
     x, y = (argument(name, shape, images.dtype, view) for name, (shape, view) in pairs)
     loop = maybe_parallel(batch * blocks * pixels * lanes, machine.costs.vector_work)
@@ -71,13 +84,14 @@ def _each_pixel(
 @kernel
 def quads_kernel(images: Images, machine: Machine, epilogue: Epilogue) -> None:
     """Emit a kernel of up to four channels (NCHW) to blocks of four bytes by the epilogue, filled with anything."""
-    batch, (_, rows, columns, quad) = symbol("batch", images.batch), images.blocks(4)
-    lanes = machine.lanes if columns >= machine.lanes else 1
+    batch, spatial = images.bound()
+    (rows, columns), quad = two_axes(spatial), 4
+    lanes = machine.lanes if isinstance(columns, int) and columns >= machine.lanes else 1
     x = argument("operand0", (batch, images.channels, rows, columns), epilogue.operands[0].dtype)
     y = argument("y", (batch, 1, rows, columns, quad), epilogue.dtype, (batch, rows, columns * quad))
     interleaved = [channel * lanes + lane for lane in range(lanes) for channel in range(quad)]
     loop = maybe_parallel(batch * rows * columns, machine.costs.vector_work)
-    with loop(0, batch * rows) as task, T.serial(0, ceil_div(columns, lanes)) as step:
+    with loop(0, batch * rows) as task, T.serial(0, (columns + (lanes - 1)) // lanes) as step:
         start = tirx.min(step * lanes, columns - lanes)  # the last ones overlap those before
         image, row, pixels = task // rows, task % rows, ramp(start, lanes)
         vectors = [x[image, channel, row, pixels] for channel in range(images.channels)]
@@ -89,9 +103,8 @@ def quads_kernel(images: Images, machine: Machine, epilogue: Epilogue) -> None:
 @kernel
 def join_kernel(joined: tuple[Images, ...], machine: Machine) -> None:
     """Emit a kernel that concatenates images in blocks along the channels; all but the last fill their blocks."""
-    batch, dtype = symbol("batch", joined[0].batch), joined[0].dtype
-    counts = [images.blocks(machine.lanes)[0] for images in joined]
-    _, rows, columns, lanes = joined[0].blocks(machine.lanes)
+    (batch, spatial), dtype, lanes = joined[0].bound(), joined[0].dtype, machine.lanes
+    (rows, columns), counts = two_axes(spatial), [images.blocks(lanes) for images in joined]
     names = [*(f"operand{index}" for index in range(len(joined))), "y"]
     shapes = [(batch, count, rows, columns, lanes) for count in (*counts, sum(counts))]
     *operands, y = (argument(name, shape, dtype) for name, shape in zip(names, shapes, strict=True))
@@ -108,10 +121,10 @@ def join_kernel(joined: tuple[Images, ...], machine: Machine) -> None:
 @kernel
 def interleave_kernel(images: Images, window: Window, machine: Machine, epilogue: Epilogue) -> None:
     """Emit a kernel of images with the channels of each phase of strides, and epilogue operands, to whole ones."""
-    batch, (channels, *sizes, lanes) = symbol("batch", images.batch), images.blocks(machine.lanes)
+    (batch, spatial), lanes, channels = images.bound(), machine.lanes, images.blocks(machine.lanes)
     (down, across), blocks = window.strides, channels // prod(window.strides)
-    x = argument("x", (batch, channels, *sizes, lanes), images.dtype)
-    shape = (batch, blocks, *window.result, lanes)
+    x = argument("x", (batch, channels, *two_axes(spatial), lanes), images.dtype)
+    shape = (batch, blocks, *window.bound().result, lanes)
     result = Result.declare(epilogue, shape)
     with each_pixel(shape, machine) as place:
         image, first, *pixel, whole = place

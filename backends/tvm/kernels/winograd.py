@@ -81,7 +81,8 @@ def ways(sizes: Convolution, machine: Machine, speed: float = 1) -> tuple[Plan |
     """Return plans, and tiles of the direct convolution, `speed` times as fast as in float32, the fastest first."""
     window, direct = sizes.window, convolution.tiles(sizes, machine)
     is_plain = window.kernel == (_TAPS, _TAPS) and window.strides == window.dilations == (1, 1)
-    if not is_plain or sizes.groups > 1 or not sizes.block or min(window.result) < 2:
+    is_known = all(map(window.is_known, range(2)))
+    if not is_plain or not is_known or sizes.groups > 1 or not sizes.block or min(window.result) < 2:
         return direct
     plans: dict[tuple[int, ...], Plan] = {}
     for plan in sorted(_plans(sizes, machine), key=lambda plan: _cost(plan, sizes, machine)):

@@ -13,21 +13,7 @@ from ....ir.graph import Node, Value
 from ..kernels.vectors import Scalar
 from .broadcasting import spread
 from .emitter import Emitter, shape_of, type_of
-from .expressions import choose, counted, elements, integer, product, raveled, row, same, total, unraveled
-
-_MOST_UNKNOWN = 2
-"""The most unknown sizes behind the first for TVM's own kernel, which divides by one inside of the other."""
-
-
-def reshaped(emitter: Emitter, x: relax.Expr, shape: relax.ShapeExpr) -> relax.Expr:
-    """Reshape a tensor of whatever sizes."""
-    x = emitter.block.normalize(x)
-    unknown = sum(not isinstance(size, tirx.IntImm) for size in shape_of(x).values[1:])
-    return relax.op.reshape(x, shape) if unknown <= _MOST_UNKNOWN else emitter.kernel(_moved, x, shape=shape)
-
-
-def _moved(x: te.Tensor, *, shape: Sequence[Scalar]) -> te.Tensor:
-    return te.compute(shape, lambda *place: x(*unraveled(raveled(place, shape), x.shape)), name="reshape")
+from .expressions import choose, counted, elements, integer, product, row, same, total
 
 
 def reshape(emitter: Emitter, node: Node) -> relax.Expr:
@@ -43,7 +29,7 @@ def reshape(emitter: Emitter, node: Node) -> relax.Expr:
         sizes = [choose(size < 0, tirx.floordiv(product(x.shape), tirx.max(known, integer(1))), size) for size in sizes]
         return row([*sizes, product(sizes) - product(x.shape)])
 
-    return reshaped(emitter, x, emitter.computed(emitter.kernel(shape, x, wanted), node.output.shape))
+    return emitter.reshaped(x, emitter.computed(emitter.kernel(shape, x, wanted), node.output.shape))
 
 
 def expand(emitter: Emitter, node: Node) -> relax.Expr:
@@ -82,7 +68,7 @@ def unsqueeze(emitter: Emitter, node: Node) -> relax.Expr:
             passed = passed + choose(is_new, integer(1), integer(0))
         return row(sizes)
 
-    return reshaped(emitter, x, emitter.computed(emitter.kernel(shape, x, axes), node.output.shape))
+    return emitter.reshaped(x, emitter.computed(emitter.kernel(shape, x, axes), node.output.shape))
 
 
 def squeeze(emitter: Emitter, node: Node) -> relax.Expr:
@@ -106,7 +92,7 @@ def squeezed(emitter: Emitter, x: relax.Expr, axes: relax.Expr, dims: Sequence[D
             sizes.append(size)
         return row([*sizes, product(sizes) - product(x.shape)])
 
-    return reshaped(emitter, x, emitter.computed(emitter.kernel(shape, x, axes), dims))
+    return emitter.reshaped(x, emitter.computed(emitter.kernel(shape, x, axes), dims))
 
 
 def _contains(axes: te.Tensor, axis: int, rank: int) -> tirx.Expr:

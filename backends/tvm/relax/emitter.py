@@ -144,7 +144,17 @@ class Emitter:
         sizes = [dim for dim in shape if isinstance(dim, int)]
         if isinstance(value, Constant) and len(sizes) == len(shape):
             return relax.const(value.data.reshape(sizes), str(value.dtype))
-        return self.block.emit(relax.op.reshape(self.tensor(value), self.shape(shape)))
+        return self.block.emit(self.reshaped(self.tensor(value), self.shape(shape)))
+
+    def reshaped(self, tensor: relax.Expr, shape: relax.ShapeExpr) -> relax.Expr:
+        """Return a tensor in another shape with as many elements; nothing is copied.
+
+        Of unknown sizes, TVM would make a kernel that divides for each element, unless it can prove that order stays.
+        """
+        tensor = self.block.normalize(tensor)
+        if all(isinstance(size, tirx.IntImm) for size in (*shape_of(tensor).values, *shape.values)):
+            return relax.op.reshape(tensor, shape)
+        return relax.op.memory.view(tensor, shape)
 
     def kernel(
         self, function: Callable[..., te.Tensor | Sequence[te.Tensor]], *arguments: relax.Expr, **sizes: object

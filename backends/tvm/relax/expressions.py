@@ -79,11 +79,6 @@ def elements(tensor: te.Tensor) -> list[tirx.Expr]:
     return [tensor(*place).astype("int64") for place in places]
 
 
-def raveled(place: Sequence[Scalar], shape: Sequence[Scalar]) -> tirx.Expr:
-    """Return the number of a place in row-major order."""
-    return reduce(lambda step, item: step * item[1] + item[0], zip(place, shape, strict=True), integer(0))
-
-
 def unraveled(step: tirx.Expr, shape: Sequence[Scalar]) -> list[tirx.Expr]:
     """Return the place of a number in row-major order.
 

@@ -8,6 +8,7 @@ from tvm import relax, tirx
 from ....ir.graph import Node, Value
 from ....ir.types import DType
 from ..kernels.epilogue import Broadcast
+from ..kernels.nchwc import two_axes
 from ..kernels.windows import Window
 from .emitter import Blocked, Emitter
 from .fusion import FusionGroup, widened_from
@@ -15,9 +16,19 @@ from .layouts import blocked, blocked_type, images_of, in_blocks, is_image, row_
 
 
 def is_known(x: Value, node: Node) -> bool:
-    """Whether images have known sizes, and results that aren't empty."""
-    types = (x.type, node.outputs[0].type)
-    return all(is_image(type) and type.dtype is DType.float32 and 0 not in type.shape for type in types)
+    """Whether images have a form in blocks, and results that aren't empty.
+
+    Where sizes aren't known, padding must be given, and results end with the last whole window.
+    """
+    types, get = (x.type, node.outputs[0].type), node.attributes.get
+    is_plain = get("auto_pad", "NOTSET") in ("NOTSET", "VALID") and not get("ceil_mode", 0)
+    return all(
+        is_image(type)
+        and type.dtype is DType.float32
+        and 0 not in type.shape
+        and (is_plain or None not in images_of(type).spatial)
+        for type in types
+    )
 
 
 def is_worth_blocks(emitter: Emitter, x: Value) -> bool:
@@ -34,11 +45,7 @@ def unwidened(x: Value) -> Value:
 def as_image(emitter: Emitter, x: Value) -> relax.Expr:
     """Return images as a tensor with two spatial axes."""
     batch, channels, *sizes = x.shape
-    return (
-        emitter.tensor(x)
-        if len(sizes) == 2
-        else relax.op.reshape(emitter.tensor(x), emitter.shape((batch, channels, 1, *sizes)))
-    )
+    return emitter.shaped(x, (batch, channels, *two_axes(sizes)))
 
 
 def constant_row(numbers: np.ndarray, lanes: int) -> relax.Expr:
@@ -67,7 +74,7 @@ def window_of(node: Node, kernel: Sequence[int]) -> Window:
     x, get = node.operand(0), node.attributes.get
     rank = len(kernel)
     strides, dilations = get("strides", (1,) * rank), get("dilations", (1,) * rank)
-    image, result = images_of(x.type).spatial, images_of(node.outputs[0].type).spatial
+    image, result = ([size or 0 for size in images_of(value.type).spatial] for value in (x, node.outputs[0]))
     mode, pads = get("auto_pad", "NOTSET"), get("pads", (0,) * 2 * rank)
     begins, ends = list(pads[:rank]), list(pads[rank:])
     if mode != "NOTSET":

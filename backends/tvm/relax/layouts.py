@@ -8,7 +8,6 @@ between its first convolution and its last pool. Lanes beyond the last channel h
 from collections.abc import Sequence
 from functools import partial
 from itertools import count
-from math import prod
 
 import numpy as np
 from tvm import relax
@@ -19,8 +18,9 @@ from ....ir.operators import has_trait
 from ....ir.traits import Trait
 from ....ir.types import DType, TensorType
 from ..kernels.epilogue import Broadcast, Epilogue, Operand, PostOp, pixels_kernel
-from ..kernels.nchwc import Images, block_kernel, unblock_kernel
-from .emitter import Emitter, known_sizes
+from ..kernels.nchwc import Images, block_kernel, two_axes, unblock_kernel
+from ..kernels.vectors import ceil_div
+from .emitter import Emitter, known_size, known_sizes
 from .fusion import QUANTIZING, step_attributes, step_operands
 
 
@@ -36,8 +36,8 @@ def _plain(emitter: Emitter, value: Value) -> relax.Expr:
     With one pixel and full blocks, both forms have the same order in memory, so that a reshape will do.
     """
     images, tensor = images_of(value.type), emitter.blocked[value]
-    if prod(images.spatial) == 1 and images.channels % emitter.machine.lanes == 0:
-        return relax.op.reshape(tensor, emitter.shape(value.shape))
+    if set(images.spatial) == {1} and images.channels % emitter.machine.lanes == 0:
+        return emitter.reshaped(tensor, emitter.shape(value.shape))
     kernel = unblock_kernel(images, emitter.machine)
     return emitter.prim_func("unblock", kernel, [tensor], value.type)
 
@@ -57,13 +57,15 @@ def row_in_blocks(emitter: Emitter, value: Value) -> relax.Expr:
     if isinstance(value, Constant):
         return relax.const(blocked(value.data.reshape(dims), emitter.machine.lanes).reshape(-1))
     held = in_blocks(emitter, value) if value.shape == dims else _converted(emitter, value, dims)
-    return emitter.block.emit(relax.op.reshape(held, (-1,)))
+    blocks = images_of(TensorType(value.dtype, dims)).blocks(emitter.machine.lanes)
+    return emitter.block.emit(emitter.reshaped(held, emitter.shape((blocks * emitter.machine.lanes,))))
 
 
 def blocked_type(emitter: Emitter, plain: TensorType, lanes: int = 0) -> TensorType:
     """Return the type that images have in blocks."""
-    blocks = images_of(plain).blocks(lanes or emitter.machine.lanes)
-    return TensorType(plain.dtype, (plain.shape[0], *blocks))
+    lanes = lanes or emitter.machine.lanes
+    batch, _, *spatial = plain.shape
+    return TensorType(plain.dtype, (batch, images_of(plain).blocks(lanes), *two_axes(spatial), lanes))
 
 
 def twin_of(emitter: Emitter, node: Node) -> Node | None:
@@ -100,7 +102,7 @@ def _operand(emitter: Emitter, value: Value, output: Value) -> tuple[relax.Expr,
     """Return an operand in blocks or, if all channels share it, with one lane; None if neither is possible."""
     dims = (1,) * (output.type.rank - value.type.rank) + value.shape
     type = TensorType(value.dtype, dims)
-    if not is_image(type):
+    if not is_image(type) or any(size not in (1, of) for size, of in zip(dims[2:], output.shape[2:], strict=True)):
         return None
     if not value.type.rank:
         return emitter.tensor(value), value.type
@@ -108,8 +110,7 @@ def _operand(emitter: Emitter, value: Value, output: Value) -> tuple[relax.Expr,
         held = in_blocks(emitter, value) if dims == value.shape else _converted(emitter, value, dims)
         return held, blocked_type(emitter, type)
     type = TensorType(value.dtype, (*blocked_type(emitter, type).shape[:-1], 1))
-    tensor = relax.op.reshape(emitter.tensor(value), emitter.shape(type.shape))
-    return emitter.block.emit(tensor), type
+    return emitter.shaped(value, type.shape), type
 
 
 def _input(emitter: Emitter, graph: Graph, tensor: relax.Expr, type: TensorType) -> Value:
@@ -123,22 +124,23 @@ def _converted(emitter: Emitter, value: Value, dims: Sequence[Dim]) -> relax.Exp
     type = TensorType(value.dtype, tuple(dims))
     if isinstance(value, Constant):
         return relax.const(blocked(value.data.reshape(type.static_shape), emitter.machine.lanes))
-    tensor = relax.op.reshape(emitter.tensor(value), emitter.shape(dims))
     kernel = block_kernel(images_of(type), emitter.machine)
-    return emitter.block.emit(emitter.prim_func("block", kernel, [tensor], blocked_type(emitter, type)))
+    return emitter.block.emit(
+        emitter.prim_func("block", kernel, [emitter.shaped(value, dims)], blocked_type(emitter, type))
+    )
 
 
 def is_image(type: TensorType) -> bool:
     """Whether tensors of a type are images that have a form in blocks."""
     is_held = type.dtype in (DType.float32, DType.bfloat16, DType.uint8, DType.int8)
-    return is_held and type.rank in (3, 4) and all(isinstance(dim, int) for dim in type.shape[1:])
+    return is_held and type.rank in (3, 4) and isinstance(type.shape[1], int)
 
 
 def images_of(type: TensorType) -> Images:
     """Return the sizes of images, for a type that `is_image` accepts."""
-    batch, *sizes = type.shape
-    channels, *spatial = (size for size in sizes if isinstance(size, int))
-    return Images(batch if isinstance(batch, int) else None, channels, tuple(spatial), str(type.dtype))
+    batch, channels, *spatial = type.shape
+    assert isinstance(channels, int)
+    return Images(known_size(batch), channels, known_sizes(spatial), str(type.dtype))
 
 
 def _gives_floats(node: Node) -> bool:
@@ -155,8 +157,8 @@ def _is_rounding(node: Node) -> bool:
 
 def blocked(array: np.ndarray, lanes: int) -> np.ndarray:
     """Arrange an array `[batch, channel, *spatial]` in blocks, with zeros beyond the last channel."""
-    batch, channels, *_ = array.shape
-    blocks, rows, columns, _ = Images(batch, channels, array.shape[2:]).blocks(lanes)
+    batch, channels, *spatial = array.shape
+    (rows, columns), blocks = two_axes(spatial), ceil_div(channels, lanes)
     padded = np.zeros((batch, blocks * lanes, rows * columns), array.dtype)
     padded[:, :channels] = array.reshape(batch, channels, -1)
     return np.ascontiguousarray(padded.reshape(batch, blocks, lanes, rows, columns).transpose(0, 1, 3, 4, 2))

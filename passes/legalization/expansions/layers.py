@@ -158,7 +158,7 @@ def is_padded(node: Node) -> bool:
 def is_interleaved(node: Node) -> bool:
     """Whether convolutions whose results are interleaved can compute a transposed one.
 
-    They can with constant weights, on images of known sizes, with padding that is less than the kernel, and without
+    They can with constant weights, on images of known channels, with padding that is less than the kernel, and without
     groups and dilations.
     """
     x, weights, bias = node.operand(0), node.constant(1), node.input(2)
@@ -168,7 +168,8 @@ def is_interleaved(node: Node) -> bool:
     begins = attribute(node, "pads", (0,) * 2 * rank)[:rank]
     return (
         rank in (1, 2)
-        and all(isinstance(size, int) and size for size in (*x.shape[1:], *node.output.shape[1:]))
+        and isinstance(x.shape[1], int)
+        and 0 not in (*x.shape, *node.output.shape)
         and attribute(node, "group", 1) == 1
         and set(attribute(node, "dilations", (1,))) == {1}
         and attribute(node, "auto_pad", "NOTSET") == "NOTSET"

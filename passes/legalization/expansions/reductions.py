@@ -60,12 +60,13 @@ def _mean(op: Builder, node: Node) -> Value:
 
 
 def _is_over_image(node: Node) -> bool:
-    """Whether a reduction gives a number for each channel of images of known sizes."""
+    """Whether a reduction gives a number for each channel of images."""
     type, axes = node.operand(0).type, node.constant(1)
     return (
         type.dtype is DType.float32
         and type.rank == 4
-        and all(isinstance(size, int) and size for size in type.shape[1:])
+        and isinstance(type.shape[1], int)
+        and 0 not in type.shape[1:]
         and axes is not None
         and {int(axis) % 4 for axis in axes.flat} == {2, 3}
     )

@@ -203,6 +203,7 @@ def test_convolutions(agree, case: str) -> None:
         return [y, op.Conv(rounded(op, y), rounded(op, more))]
 
     agree(build, normal(*shape), dims=[("n", *shape[1:])], tolerance=2e-3)
+    agree(build, normal(*shape), dims=[(*shape[:2], *"hw"[4 - len(shape) :])], tolerance=2e-3)
 
 
 def test_images_in_bfloat16_are_read_and_written_by_all_kinds_of_kernels(agree) -> None:
@@ -220,6 +221,7 @@ def test_images_in_bfloat16_are_read_and_written_by_all_kinds_of_kernels(agree) 
         return [means, turned, joined, op.Transpose(gated, perm=(0, 2, 3, 1)), op.Add(y, np.float32(1))]
 
     agree(build, normal(2, 20, 6, 10), dims=[("n", 20, 6, 10)], tolerance=1e-2)
+    agree(build, normal(2, 20, 6, 10), dims=[(2, 20, "h", "w")], again=[[normal(2, 20, 8, 24)]], tolerance=1e-2)
 
 
 def test_images_stay_in_bfloat16_between_convolutions(make_graph) -> None:

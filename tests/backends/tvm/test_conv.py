@@ -51,6 +51,12 @@ def test_convolutions_of_every_kind(agree, case: str) -> None:
         return [op.Conv(x, weights, bias, **attributes), op.Conv(x, weights, **attributes)]
 
     agree(build, tensor(*shape), dims=[("n", *shape[1:])], again=[[tensor(3, *shape[1:])]])
+    agree(build, tensor(*shape), dims=[(*shape[:2], *"dhw"[5 - len(shape) :])], again=others(shape), tolerance=4e-5)
+
+
+def others(shape: tuple[int, ...]) -> list[list[np.ndarray]]:
+    """Images of other sizes, of which some are narrower than a tile."""
+    return [[tensor(*shape[:2], *(max(size + by, 5) for size in shape[2:]))] for by in (-4, 1, 14)]
 
 
 TRANSPOSED = {
@@ -77,6 +83,7 @@ def test_transposed_convolutions_of_every_kind(agree, case: str) -> None:
         return [op.Relu(op.Add(z, op.Sigmoid(y))), y]
 
     agree(build, tensor(*shape), dims=[("n", *shape[1:])], again=[[tensor(3, *shape[1:])]])
+    agree(build, tensor(*shape), dims=[(*shape[:2], *"hw"[4 - len(shape) :])], again=others(shape))
 
 
 POOLS = {
@@ -99,6 +106,7 @@ def test_pools_over_blocks_of_channels(agree, case: str) -> None:
         return [op.MaxPool(x, **attributes), *averages, op.GlobalAveragePool(x)]
 
     agree(build, x, dims=[("n", 21, 12, 36)])
+    agree(build, x, dims=[(2, 21, "h", "w")], again=others(x.shape))
 
 
 def test_what_works_on_each_channel_alone_stays_in_blocks(agree) -> None:
@@ -121,6 +129,7 @@ def test_what_works_on_each_channel_alone_stays_in_blocks(agree) -> None:
         ]
 
     agree(build, tensor(2, 3, 9, 11), tensor(2, 1, 9, 11), dims=[("n", 3, 9, 11), ("n", 1, 9, 11)])
+    agree(build, tensor(2, 3, 9, 11), tensor(2, 1, 9, 11), dims=[(2, 3, "h", 11), (2, 1, "h", 11)])
 
 
 def test_means_over_images_are_pools(agree, make_graph, target) -> None:
@@ -131,6 +140,7 @@ def test_means_over_images_are_pools(agree, make_graph, target) -> None:
         return [op.ReduceMean(y, [-1, 2]), op.ReduceMean(y, [2, 3], keepdims=0), op.ReduceMean(y, [1, 3])]
 
     agree(build, tensor(2, 3, 9, 11), dims=[("n", 3, 9, 11)], again=[[tensor(1, 3, 9, 11)]])
+    agree(build, tensor(2, 3, 9, 11), dims=[(2, 3, "h", "w")], again=others((2, 3, 9, 11)))
 
     def operators(axes):
         return {
@@ -180,6 +190,7 @@ def test_what_follows_a_convolution_is_done_in_its_kernel(agree) -> None:
         )
 
     agree(build, tensor(1, 20, 13, 17), dims=[("n", 20, 13, 17)], again=[[tensor(3, 20, 13, 17)]])
+    agree(build, tensor(1, 20, 13, 17), dims=[(1, 20, "h", "w")], again=others((1, 20, 13, 17)))
 
 
 @pytest.mark.parametrize("name", ["x86-64", "x86-64-avx2", "x86-64-avx512", "aarch64"])

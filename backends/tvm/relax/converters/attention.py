@@ -62,7 +62,7 @@ def _attention(emitter: Emitter, group: FusionGroup) -> relax.Expr:
     found = emitter.prim_func("attention", attention_kernel(kernel, emitter.machine), arguments, type)
     if type == group.output.type:
         return found
-    return relax.op.reshape(emitter.block.emit(found), emitter.shape(group.output.shape))
+    return emitter.reshaped(found, emitter.shape(group.output.shape))
 
 
 def _static(dim: Dim) -> int:

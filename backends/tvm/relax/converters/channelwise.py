@@ -8,7 +8,7 @@ from .....ir.graph import Node, Value
 from .....ir.types import DType
 from ...kernels.channelwise import MAXIMUM, MEAN, PADDED_MEAN, Channelwise, channelwise_kernel
 from ...kernels.epilogue import Broadcast, Epilogue, PostOp, pixels_kernel
-from ...kernels.nchwc import join_kernel
+from ...kernels.nchwc import join_kernel, two_axes
 from ...kernels.vector_math import ELEMENTS
 from ...kernels.windows import Window
 from ..emitter import Blocked, Converter, Emitter, known_sizes
@@ -61,13 +61,13 @@ def _pooled(emitter: Emitter, group: FusionGroup, x: Value, zero_point: int) -> 
     """Call a kernel for a pool of images `x` with a zero point, and for its epilogue."""
     node, images = group.anchor, images_of(x.type)
     if node.operator == "GlobalAveragePool":
-        whole = images.blocks(1)[1:3]
-        name, kind, window = "mean", MEAN, Window(whole, (1, 1), whole, (1, 1), (1, 1), (0, 0), (0, 0))
+        rows, columns = two_axes(size or 0 for size in images.spatial)
+        name, kind, window = "mean", MEAN, Window.whole_image((rows, columns))
     else:
         name, kind, window = "pool", MAXIMUM, window_of(node, node.attributes["kernel_shape"])
     if node.operator == "AveragePool":
         kind = PADDED_MEAN if node.attributes.get("count_include_pad", 0) else MEAN
-    blocks = images.blocks(emitter.machine.lanes)[0]
+    blocks = images.blocks(emitter.machine.lanes)
     sizes = Channelwise(images.batch, blocks, window, kind, images.dtype, zero_point)
     kernel = channelwise_kernel(sizes, emitter.machine, group.epilogue)
     return image_call(emitter, group.output, name, kernel, [in_blocks(emitter, x), *operands(emitter, group)])
@@ -87,7 +87,7 @@ def _element_anchor(node: Node) -> Anchor | None:
 
 def _elements(emitter: Emitter, group: FusionGroup) -> Blocked:
     sizes = known_sizes(blocked_type(emitter, group.output.type).shape)
-    row = (images_of(group.output.type).blocks(emitter.machine.lanes)[0] * emitter.machine.lanes,)
+    row = (images_of(group.output.type).blocks(emitter.machine.lanes) * emitter.machine.lanes,)
     shapes = tuple(row if operand.reach is Broadcast.CHANNELS else sizes for operand in group.epilogue.operands)
     kernel = pixels_kernel(sizes, shapes, group.epilogue, emitter.machine)
     return image_call(emitter, group.output, "elements", kernel, operands(emitter, group))

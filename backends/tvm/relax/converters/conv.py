@@ -1,4 +1,4 @@
-"""Convolutions by our own kernels, on images of known sizes in blocks of channels (NCHWc)."""
+"""Convolutions by our own kernels, on images of known channels in blocks of these (NCHWc)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -7,6 +7,7 @@ from math import ceil
 import numpy as np
 from tvm import relax, tirx
 
+from .....ir.dims import Dim
 from .....ir.graph import Constant, Node, Value
 from .....ir.quantization import quant_params_of
 from .....ir.types import DType, TensorType
@@ -29,14 +30,14 @@ from ...kernels.instructions.base import FMA
 from ...kernels.instructions.bf16_dot import BF16_DOT
 from ...kernels.instructions.int8_dot import K_PER_DOT, Int8Dot
 from ...kernels.machine import Machine
-from ...kernels.nchwc import Images, interleave_kernel, quads_kernel
+from ...kernels.nchwc import Images, interleave_kernel, quads_kernel, two_axes
 from ...kernels.sparse_gemm import SparseSizes
 from ...kernels.vector_math import ELEMENTS
 from ...kernels.vectors import BFLOAT16, ceil_div
 from ...kernels.windows import Window
 from ...kernels.winograd import Plan, transformed, ways, winograd_kernel
 from ..configs import TuningTask, Way
-from ..emitter import Blocked, Emitter
+from ..emitter import Blocked, Emitter, known_sizes
 from ..fusion import Anchor, FusedKernel, FusionGroup, step_attributes, widened_from
 from ..images import as_image, constant_row, image_call, is_known, is_worth_blocks, operands, unwidened, window_of
 from ..layouts import blocked, blocked_type, images_of, in_blocks
@@ -44,7 +45,7 @@ from .quant import Quantized, constant_weights, quantized
 
 
 def _anchor(node: Node) -> Anchor | None:
-    """Return an anchor for a convolution with constant weights on images of known sizes."""
+    """Return an anchor for a convolution with constant weights on images that have a form in blocks."""
     x = node.operand(0)
     is_constant = all(value is None or constant_weights(value) is not None for value in node.inputs[1:])
     return Anchor(node, channels=x.type.rank - 1, fusable=ELEMENTS) if is_constant and is_known(x, node) else None
@@ -86,19 +87,27 @@ def _conv(emitter: Emitter, group: FusionGroup) -> Blocked:
     is_even = data.shape[1] % BF16_DOT.k_per_instruction == 0  # beside an odd channel lies anything
     if sizes.dtype == BFLOAT16 and widened_from(weights) is not None and is_even and emitter.machine.has_bfloat16:
         sizes = replace(sizes, instruction=BF16_DOT)
-    return Blocked(_convolved(emitter, group, sizes, data, bias))
+    return Blocked(_convolved(emitter, group, sizes, two_axes(node.output.shape[2:]), data, bias))
 
 
 def _convolved(
-    emitter: Emitter, group: FusionGroup, sizes: Convolution, weights: np.ndarray, bias: np.ndarray
+    emitter: Emitter,
+    group: FusionGroup,
+    sizes: Convolution,
+    spatial: tuple[Dim, Dim],
+    weights: np.ndarray,
+    bias: np.ndarray,
 ) -> relax.Expr:
-    """Call a kernel for a convolution of what a group's anchor reads, with the group's epilogue."""
+    """Call a kernel for a convolution of what a group's anchor reads, with the group's epilogue.
+
+    The spatial sizes are those of the result.
+    """
     x, machine = group.anchor.operand(0), emitter.machine
     x = x if sizes.dtype == "float32" else unwidened(x)
     tensor = in_blocks(emitter, x) if sizes.block else as_image(emitter, x)
     beside = [constant_row(bias, machine.lanes), *operands(emitter, group)]
     blocks = ceil_div(sizes.filters, machine.lanes)
-    type = TensorType(DType[group.epilogue.dtype], (x.shape[0], blocks, *sizes.window.result, machine.lanes))
+    type = TensorType(DType[group.epilogue.dtype], (x.shape[0], blocks, *spatial, machine.lanes))
 
     def call(way: Plan | Tile) -> relax.Call:
         if isinstance(way, Plan):
@@ -161,27 +170,37 @@ def _transposed(emitter: Emitter, group: FusionGroup) -> Blocked:
     for row, column in np.ndindex(down, across):
         part = data[:, :, row::down, column::across].transpose(1, 0, 2, 3)[:, :, ::-1, ::-1]
         parts[row, column, :filters, :, taps[0] - part.shape[2] :, taps[1] - part.shape[3] :] = part
-    axes = [_part(window, axis, taps[axis]) for axis in range(2)]
+    outer = two_axes(node.attributes.get("output_padding", (0,) * (x.type.rank - 2)))
+    axes = [_part(window, axis, taps[axis], outer[axis]) for axis in range(2)]
     inner = Window(*zip(*axes, strict=True))
     is_whole = (down, across) == (1, 1)
     block = lanes if is_worth_blocks(emitter, x) else 0
     sizes = Convolution(images.batch, channels, down * across * blocks * lanes, 1, channels, inner, block)
     bias = np.tile(np.pad(_bias(node, filters), (0, blocks * lanes - filters)), down * across)
     front = group if is_whole else FusionGroup(node, (), Epilogue(), ())
-    y = _convolved(emitter, front, sizes, parts.reshape(-1, channels, *taps), bias)
+    rows, columns = two_axes(node.output.shape[2:])
+    spatial = _phase(rows, window, 0), _phase(columns, window, 1)
+    y = _convolved(emitter, front, sizes, spatial, parts.reshape(-1, channels, *taps), bias)
     if is_whole:
         return Blocked(y)
-    phases = Images(images.batch, sizes.filters, inner.result)
+    phases = Images(images.batch, sizes.filters, known_sizes(spatial))
     kernel = interleave_kernel(phases, window, emitter.machine, group.epilogue)
     return image_call(emitter, group.output, "interleave", kernel, [y, *operands(emitter, group)])
 
 
-def _part(window: Window, axis: int, taps: int) -> tuple[int, ...]:
-    """Return an axis of the windows whose results are interleaved, as `Window` has it."""
-    stride, begin, image = window.strides[axis], window.begins[axis], window.image[axis]
-    result = ceil_div(window.result[axis] + begin % stride, stride)
+def _part(window: Window, axis: int, taps: int, outer: int) -> tuple[int, ...]:
+    """Return an axis of the windows whose results are interleaved, as `Window` has it, given the output's padding."""
+    stride, begin, result = window.strides[axis], window.begins[axis], window.result[axis]
     front = taps - 1 - begin // stride
-    return image, result, taps, 1, 1, front, max(result + taps - 1 - front - image, 0)
+    beyond = ceil_div(window.kernel[axis] - stride - begin - window.ends[axis] + outer + begin % stride, stride)
+    phase = result and ceil_div(result + begin % stride, stride)
+    return window.image[axis], phase, taps, 1, 1, front, max(beyond + taps - 1 - front, 0)
+
+
+def _phase(size: Dim, window: Window, axis: int) -> Dim:
+    """Return the size along an axis of results that are interleaved."""
+    stride, begin = window.strides[axis], window.begins[axis] % window.strides[axis]
+    return ceil_div(size + begin, stride) if isinstance(size, int) else f"({size} + {begin + stride - 1})//{stride}"
 
 
 def _bias(node: Node, filters: int) -> np.ndarray:
@@ -238,12 +257,12 @@ def _integer_depthwise(
 ) -> Blocked | None:
     """Lower a depthwise convolution of integers; return None where its windows suit no kernel of dot products."""
     machine, images = emitter.machine, images_of(found.x.type)
-    if not machine.has_wide_dots:
+    if not machine.has_wide_dots or not window.is_known(1):
         scaled = weights[:, 0] * found.scales[:, None, None]
         return _depthwise(emitter, group, scaled, bias, window, (found.x, found.zero_point))
     if not Quads(window).is_possible:
         return None
-    sizes = Channelwise(images.batch, images.blocks(LANES)[0], window, QUADS, images.dtype, found.zero_point)
+    sizes = Channelwise(images.batch, images.blocks(LANES), window, QUADS, images.dtype, found.zero_point)
     constants = [relax.const(packed_depthwise(weights[:, 0], Quads(window)))]
     constants += _beside(found, weights, bias, window, machine.lanes, 0)
     kernel = channelwise_kernel(sizes, machine, group.epilogue)
@@ -284,7 +303,7 @@ def _depthwise(
     """Lower a depthwise convolution of floats, or of integers with their zero point."""
     (x, zero_point), lanes = images, emitter.machine.lanes
     held = images_of(x.type)
-    sizes = Channelwise(held.batch, held.blocks(lanes)[0], window, DEPTHWISE, held.dtype, zero_point)
+    sizes = Channelwise(held.batch, held.blocks(lanes), window, DEPTHWISE, held.dtype, zero_point)
     kernel = channelwise_kernel(sizes, emitter.machine, group.epilogue)
     constants = [relax.const(blocked(weights[None], lanes)[0], "float32"), constant_row(bias, lanes)]
     arguments = [in_blocks(emitter, x), *constants, *operands(emitter, group)]
@@ -296,7 +315,7 @@ def _normalize(emitter: Emitter, group: FusionGroup) -> Blocked:
     node, x = group.anchor, group.anchor.operand(0)
     scale, bias, mean, variance = (value.data for value in node.inputs[1:] if isinstance(value, Constant))
     factor = scale / np.sqrt(variance + np.float32(node.attributes.get("epsilon", 1e-5)))
-    _, rows, columns, _ = images_of(group.output.type).blocks(1)
+    rows, columns = two_axes(size or 0 for size in images_of(group.output.type).spatial)
     window = Window.points((rows, columns))
     return _depthwise(emitter, group, factor.reshape(-1, 1, 1), bias - mean * factor, window, (unwidened(x), 0))
 

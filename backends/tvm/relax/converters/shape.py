@@ -32,7 +32,7 @@ def _reshape(emitter: Emitter, node: Node) -> relax.Expr:
     is_known = input_contents(node, 1) is not None and all(map(emitter.is_bound, node.output.shape))
     if node.operator in _RESHAPES and node.input(1) is not None and not is_known:
         return _RESHAPES[node.operator](emitter, node)
-    return dynamic_shape.reshaped(emitter, _data(emitter, node), emitter.shape(node.output.shape))
+    return emitter.reshaped(_data(emitter, node), emitter.shape(node.output.shape))
 
 
 def _transpose(emitter: Emitter, node: Node) -> relax.Expr:

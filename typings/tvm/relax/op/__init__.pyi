@@ -5,6 +5,7 @@ from typing import TypeAlias
 
 from ... import tirx
 from ...ir import Expr, PrimType
+from . import memory as memory
 from . import vision as vision
 
 _Shape: TypeAlias = Expr | Sequence[tirx.Expr | int]
