@@ -17,6 +17,9 @@ _TINY = float(np.finfo(np.float32).tiny)
 _HUGE = 1e36
 """The largest scale, as `_TINY` is the smallest, for which both its reciprocal and the grid's ends are finite."""
 
+_LEAST_SHARE = 1e-20
+"""The least scale of a channel, as a share of the largest: gradients of still smaller ones would be no numbers."""
+
 
 @dataclass(frozen=True, slots=True)
 class QuantParams:
@@ -108,7 +111,8 @@ def quantize_weight(
     others = tuple(index for index in range(weight.ndim) if index != axis)
     largest = np.abs(weight).max(axis=others, initial=0.0)
     scale = np.maximum(largest / top, least)
-    scale = np.where(scale < _TINY, 1.0, scale).astype(np.float32)
+    scale = np.where(scale < _TINY, 1.0, np.maximum(scale, _LEAST_SHARE * largest.max(initial=0.0) / top))
+    scale = scale.astype(np.float32)
     whole = IntegerWeight(
         np.clip(np.rint(weight / np.expand_dims(scale, others)), -top, top).astype(np.int8), scale, axis
     )

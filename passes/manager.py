@@ -219,9 +219,9 @@ def _out_of_reach(step: Pass, graph: Graph) -> list[str]:
     """A sentence on each node that holds layers in graphs of its own, which few passes look at."""
     if isinstance(step, GraphwisePass):
         return []
-    hint = "stay as they are; if an input decides between branches, give it a value: model.onnx{input=value}"
+    hint = "; if an input decides between branches, give it a value: model.onnx{input=value}"
     return [
-        f"{node.location}: layers inside {node.operator} {hint}"
+        f"{node.location}: layers inside {node.operator} stay as they are{hint if node.operator == 'If' else ''}"
         for node in graph.nodes
         if any(has_trait(it.operator, _LAYERS) for inner in node.graphs for it in nested_nodes(inner))
     ]

@@ -149,10 +149,11 @@ class Emitter:
     def reshaped(self, tensor: relax.Expr, shape: relax.ShapeExpr) -> relax.Expr:
         """Return a tensor in another shape with as many elements; nothing is copied.
 
-        Of unknown sizes, TVM would make a kernel that divides for each element, unless it can prove that order stays.
+        Where sizes behind the first aren't known, TVM can't prove that the order stays, and would make a kernel that
+        divides for each element.
         """
         tensor = self.block.normalize(tensor)
-        if all(isinstance(size, tirx.IntImm) for size in (*shape_of(tensor).values, *shape.values)):
+        if all(isinstance(size, tirx.IntImm) for size in (*shape_of(tensor).values[1:], *shape.values[1:])):
             return relax.op.reshape(tensor, shape)
         return relax.op.memory.view(tensor, shape)
 

@@ -116,3 +116,14 @@ def test_what_is_not_selected_keeps_its_grid(source: Graph, data: list[Feeds]) -
 def test_a_float_model_is_refused(source: Graph, data: list[Feeds]) -> None:
     with pytest.raises(UsageError, match="no scales to train; quantize it before"):
         QuantizationAwareTraining().apply(source.clone(), PassContext(TARGET, source, data))
+
+
+def test_a_channel_of_next_to_nothing_has_gradients(source: Graph, data: list[Feeds]) -> None:
+    """PP-OCRv6 has some whose weights decayed to 1e-35: gradients divided by such a scale twice are infinite."""
+    for name in "vc":
+        source.constants[name].data[3] *= np.float32(1e-34)
+    before = planish.optimize(source, "quantize", data=data[:2], target=TARGET, verify="structure").graph
+    after = before.clone()
+    step = QuantizationAwareTraining(epochs=2, lr=1e-4, loss="mse")
+    step.apply(after, PassContext(TARGET, source, data[:9]))
+    assert all(np.isfinite(constant.data).all() for constant in after.constants.values())
