@@ -154,15 +154,21 @@ class _Code(RowTiles):
 
 @dataclass(frozen=True, slots=True)
 class Quads:
-    """The taps of windows, four at a time."""
+    """The taps of windows, four at a time; one by one at the edges of rows of unknown width."""
 
     window: Window
 
     @property
     def is_possible(self) -> bool:
-        """Whether there is a kernel: for images of four columns at least, and taps side by side."""
-        is_wide = self.window.is_known(1) and self.window.image[1] >= K_PER_DOT
+        """Whether there is a kernel: for taps side by side, on images of four columns or more, or of any width."""
+        is_wide = not self.window.is_known(1) or self.window.image[1] >= K_PER_DOT
         return is_wide and self.window.dilations[1] == 1
+
+    @property
+    def whole(self) -> Window:
+        """The windows with so many taps in a row that all fours are whole."""
+        taps = ceil_div(self.window.kernel[1], K_PER_DOT) * K_PER_DOT
+        return replace(self.window, kernel=(self.window.kernel[0], taps))
 
     def shifts(self, column: int) -> tuple[int, ...]:
         """Return, for each four taps of a window, how far from these the four pixels lie that are read."""
@@ -173,7 +179,8 @@ class Quads:
     def kinds(self) -> list[tuple[int, ...]]:
         """The different shifts of columns; those of the first kind are 0."""
         none = (0,) * ceil_div(self.window.kernel[1], K_PER_DOT)
-        return list(dict.fromkeys((none, *map(self.shifts, range(self.window.result[1])))))
+        columns = range(self.window.result[1] if self.window.is_known(1) else 0)
+        return list(dict.fromkeys((none, *map(self.shifts, columns))))
 
 
 def packed_depthwise(weights: np.ndarray, quads: Quads) -> np.ndarray:
@@ -198,17 +205,22 @@ class _QuadCode(RowTiles):
 
     @property
     def tiles(self) -> tuple[list[int], list[int]]:
-        """The first columns of tiles, where all taps of each four are inside in the middle."""
-        taps = ceil_div(self.window.kernel[1], K_PER_DOT) * K_PER_DOT
-        return replace(self.window, kernel=(self.window.kernel[0], taps)).tiles(self.columns)
+        return self.quads.whole.tiles(self.columns)
+
+    @property
+    def middle(self) -> tuple[Scalar, Scalar]:
+        return replace(self.bound, window=self.quads.whole).middle(self.columns)
 
     def add(self, sums: Sums, at: Line, start: Scalar, edge: Scalar | None) -> None:
         (image, block, row), window, kinds = at, self.window, self.quads.kinds
         assert self.weights is not None
         with T.serial(*self.bound.span(0, row)) as line:
+            if isinstance(edge, tirx.Expr):
+                self._add_taps(sums[0][0], at, line, edge)
+                return
             turned: dict[int, tirx.Expr] = {}
             for part, (column, (total,)) in product(range(len(kinds[0])), enumerate(sums)):
-                shifts = self.quads.shifts(edge + column) if isinstance(edge, int) else kinds[0]
+                shifts = kinds[0] if edge is None else self.quads.shifts(edge + column)
                 if abs(shifts[part]) >= K_PER_DOT:
                     continue
                 pixel = column * window.strides[1] + part * K_PER_DOT + shifts[part]
@@ -218,3 +230,14 @@ class _QuadCode(RowTiles):
                     turned[pixel] = held(tirx.Shuffle([T.reinterpret(self.x[place], dtype="int8x64")], _TURNED))
                 weights = self.weights[block, kinds.index(shifts), line, part, ramp(0, LANES * K_PER_DOT)]
                 total.set(_DOTS.multiply_add(total.value, turned[pixel], weights))
+
+    def _add_taps(self, total: Register, at: Line, line: Scalar, column: Scalar) -> None:
+        """Add the taps of a row of a window that lie on the image."""
+        (image, block, row), window = at, self.window
+        assert self.weights is not None
+        with T.serial(*self.bound.span(1, column)) as tap:
+            first = window.at(1, column, tap) * LANES
+            pixel = self.x[image, block, window.at(0, row, line), ramp(first, LANES)]
+            place = T.ramp(tap % K_PER_DOT, K_PER_DOT, LANES)
+            weight = self.weights[block, 0, line, tap // K_PER_DOT, place]
+            total.set(total.value + cast(pixel, "int32") * cast(weight, "int32"))

@@ -219,6 +219,11 @@ class RowTiles(ABC):
         return self.window.tiles(self.columns)
 
     @property
+    def middle(self) -> tuple[Scalar, Scalar]:
+        """Where the columns without padding of a row of unknown width begin and end."""
+        return self.bound.middle(self.columns)
+
+    @property
     def has_no_edges(self) -> bool:
         """Whether all windows of a row lie on the image."""
         if self.window.is_known(1):
@@ -293,7 +298,7 @@ class RowTiles(ABC):
 
     def _unknown(self, sums: Sums, at: Line, step: Scalar | None) -> None:
         """Emit columns at the edges of a row of unknown width one by one, and its other tiles, or one of them."""
-        begin, end = self.bound.middle(self.columns)
+        begin, end = self.middle
         steps = tirx.floordiv(end - begin + (self.columns - 1), self.columns)
         with T.serial(0, self.bound.result[1] - (end - begin)) as number:
             column = number + (number >= begin).astype("int64") * (end - begin)

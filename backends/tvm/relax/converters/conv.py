@@ -257,7 +257,7 @@ def _integer_depthwise(
 ) -> Blocked | None:
     """Lower a depthwise convolution of integers; return None where its windows suit no kernel of dot products."""
     machine, images = emitter.machine, images_of(found.x.type)
-    if not machine.has_wide_dots or not window.is_known(1):
+    if not machine.has_wide_dots:
         scaled = weights[:, 0] * found.scales[:, None, None]
         return _depthwise(emitter, group, scaled, bias, window, (found.x, found.zero_point))
     if not Quads(window).is_possible:
