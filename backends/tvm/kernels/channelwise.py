@@ -3,7 +3,7 @@
 Each window of a block of channels is one vector. VNNI multiplies bytes with int8 weights four taps of a row at a time:
 the 64 bytes of four neighbouring pixels of a block are transposed, so that each channel's four lie together. At the
 edges the four pixels are the nearest that lie on the image, and the weights are shifted against them, with zeros for
-taps beyond the edge.
+taps beyond the edge. In rows of unknown width, the taps of columns at the edges are multiplied one by one.
 """
 
 import operator
@@ -154,7 +154,7 @@ class _Code(RowTiles):
 
 @dataclass(frozen=True, slots=True)
 class Quads:
-    """The taps of windows, four at a time; one by one at the edges of rows of unknown width."""
+    """The taps of windows, four at a time."""
 
     window: Window
 

@@ -281,11 +281,11 @@ class RowTiles(ABC):
             sums = [[Register(T.alloc_buffer((self.lanes,), self.accumulator_dtype)) for _ in blocks] for _ in columns]
             at, step = (place["image"], place["panel"], place["row"]), place.get("tile")
             if self.window.is_known(1):
-                self._known(sums, at, step)
+                self._row(sums, at, step)
             else:
-                self._unknown(sums, at, step)
+                self._row_of_unknown_width(sums, at, step)
 
-    def _known(self, sums: Sums, at: Line, step: Scalar | None) -> None:
+    def _row(self, sums: Sums, at: Line, step: Scalar | None) -> None:
         """Emit the tiles of a row of known width, or one of them."""
         inner, edges = self.tiles
         for edge in edges:
@@ -296,7 +296,7 @@ class RowTiles(ABC):
             with T.serial(0, len(inner)) as number:
                 self.tile(sums, at, tirx.min(inner[0] + number * self.columns, inner[-1]), None)
 
-    def _unknown(self, sums: Sums, at: Line, step: Scalar | None) -> None:
+    def _row_of_unknown_width(self, sums: Sums, at: Line, step: Scalar | None) -> None:
         """Emit columns at the edges of a row of unknown width one by one, and its other tiles, or one of them."""
         begin, end = self.middle
         steps = tirx.floordiv(end - begin + (self.columns - 1), self.columns)
