@@ -212,8 +212,8 @@ def optuna(
 
     def evaluate(trial: Any) -> tuple[float, float]:
         ratios = {it: trial.suggest_categorical(f"channels of {it}", (0.0, 0.25, 0.5, 0.75)) for it in groups}
-        cuts = {name: {"ratio": it, "only": name, "required": False} for name, it in ratios.items() if it}
-        steps: list[Step] = [{"prune-channels": cut} for cut in cuts.values()]
+        cut = [f"{name}:{ratio}" for name, ratio in ratios.items()]
+        steps: list[Step] = [{"prune-channels": {"ratios": cut, "required": False}}] if any(ratios.values()) else []
         if steps and trial.suggest_categorical("distil", (False, True)):
             steps.append(DISTILL)
         floats = [layer for layer in layers if trial.suggest_categorical(f"float {layer}", (False, True))]

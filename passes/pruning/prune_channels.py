@@ -19,6 +19,7 @@ from ..quantization.calibrate import first_batches_of
 from .allocation import Candidate, Counts, Operations, Savings, Stage, allocate, evenly
 from .comparison import compared, enough_to_draft, enough_to_fit
 from .importance import Importance, rank
+from .ratios import Ratios
 from .repair import repair
 from .scores import unscaled
 from .shrink import moved, shrink, without
@@ -66,11 +67,13 @@ class ChannelPruning(Pass):
     in small models this is measured on some of the data, in others it is estimated. Where equal shares of all groups
     lose less on held-out batches, these are removed instead.
 
-    With none of `ratio`, `flops` and `speedup`, as much is removed as possible while the outputs stay within `max_drop`
-    on held-out batches.
+    With none of `ratio`, `ratios`, `flops` and `speedup`, as much is removed as possible while the outputs stay within
+    `max_drop` on held-out batches.
 
     Attributes:
         ratio: the share of each group's channels to remove; 0 leaves the amount to the other options.
+        ratios: shares of the groups that some layers compute, as `stem*:0.25`; the first that matches counts, and all
+            other groups give `ratio`.
         flops: the share of the model's operations to remove instead, with the channels that lose least for it; 0 leaves
             the amount to the other options.
         speedup: how many times as fast the model becomes instead, for one sample on the backend that it is built for.
@@ -97,11 +100,10 @@ class ChannelPruning(Pass):
     effect: ClassVar[Effect] = Effect.LOSSY
     needs: ClassVar[frozenset[str]] = frozenset({"float"})
     after: ClassVar[tuple[str, ...]] = ("fold-constants",)
-    max_drift: ClassVar[float] = (
-        10.0  # half of the channels of an untuned network may well be more than all of its output
-    )
+    max_drift: ClassVar[float] = 10.0  # half of an untuned network's channels may be more than all of its output
 
     ratio: Annotated[float, Interval(ge=0, lt=1), Unit("1")] = 0.0
+    ratios: tuple[str, ...] = ()
     flops: Annotated[float, Interval(ge=0, lt=1), Unit("1")] = 0.0
     speedup: Annotated[float, Ge(0)] = 0.0
     max_drop: Annotated[float, Interval(gt=0, le=100), Unit("%")] = 1.0
@@ -119,8 +121,9 @@ class ChannelPruning(Pass):
                 f"{self.name}{{speedup=...}} measures the model on the backend that it is built for, on the machine at "
                 "hand: say `backend:` in the recipe, --lower-to BACKEND, or backend=... from Python"
             )
+        is_open = not (self._ratios.are_given or self.flops or self.speedup)
         if context.calibration:
-            if not (self.ratio or self.flops or self.speedup):
+            if is_open:
                 require_held_out(self.name, "ratio=0.3", context)
             return
         if self.importance in ("loss", "taylor", "wanda"):
@@ -128,11 +131,14 @@ class ChannelPruning(Pass):
                 f"{self.name}{{importance={self.importance}}} needs calibration data; l1, l2, fpgm and bn-scale need "
                 "none"
             )
-        if not self.ratio and not self.flops and not self.speedup:
+        if is_open:
             raise UsageError(
                 f"how much {self.name} may remove is not known: give calibration data, by which it keeps the outputs "
                 "within max_drop, or say how much, as in prune-channels{ratio=0.3}, {flops=0.5} or {speedup=1.5}"
             )
+
+    def doubts(self, graph: Graph, context: PassContext) -> list[str]:
+        return [*super().doubts(graph, context), *self._ratios.doubts(graph)]
 
     def foresee(self, graph: Graph, context: PassContext) -> PassResult:
         chosen, misses = self._choose(graph, context)
@@ -150,11 +156,12 @@ class ChannelPruning(Pass):
         batches, held_out, labelled = divided(context)
         fitted = enough_to_fit(graph, batches)
         chosen, misses = self._choose(graph, context)
-        clock = None if self.ratio or not self.speedup or not chosen else self._clock(graph, chosen, context)
+        ratios = self._ratios
+        clock = None if ratios.are_given or not self.speedup or not chosen else self._clock(graph, chosen, context)
         candidates = self._ranked(graph, chosen, fitted, context)
         notes: list[str] = []
-        if self.ratio:
-            counts = {number: self._count(candidate) for number, candidate in enumerate(candidates)}
+        if ratios.are_given:
+            counts = ratios.counts(candidates)
         else:
             prune = partial(self._pruned, graph, candidates, context)
             exact = None
@@ -182,11 +189,12 @@ class ChannelPruning(Pass):
                 counts = self._within(ways, judge, draft, whole, context)
         removals: list[tuple[ChannelGroup, np.ndarray]] = []
         left: list[str] = []
-        for number, (group, ranking, step) in enumerate((it.group, it.ranking, it.step) for it in candidates):
+        for number, candidate in enumerate(candidates):
+            group = candidate.group
             if not counts.get(number):
-                left.append(f"{_layers(group)}: the {group.size} channels stay, {self._why(step)}")
+                left.append(f"{_layers(group)}: the {group.size} channels stay, {self._why(candidate)}")
             elif context.applies("prune", *(node for node, _ in group.producers)):
-                removals.append((group, ranking.order[: counts[number]]))
+                removals.append((group, candidate.ranking.order[: counts[number]]))
         return Plan(removals, [*left, *misses], notes, fitted)
 
     # -- which
@@ -222,7 +230,7 @@ class ChannelPruning(Pass):
 
     def _at_any_amount(self, context: PassContext) -> str:
         """The options that rankings depend on, as text: all but those that say how much is removed."""
-        same = replace(self, ratio=0.0, flops=0.0, speedup=0.0, max_drop=100.0)
+        same = replace(self, ratio=0.0, ratios=(), flops=0.0, speedup=0.0, max_drop=100.0)
         return f"{format_pass(same)} of {context.selection.rows} but {sorted(context.selection.barred)}"
 
     # -- how many
@@ -235,20 +243,17 @@ class ChannelPruning(Pass):
             step = step // 2 if step % 2 == 0 else 1
         return step
 
-    def _count(self, candidate: Candidate) -> int:
-        """How many channels of a candidate the ratio removes."""
-        size, step = candidate.group.size, candidate.step
-        return max(0, size - max(step, step * floor(size * (1 - self.ratio) / step + 0.5)))
+    @property
+    def _ratios(self) -> Ratios:
+        return Ratios.read(self.ratios, self.ratio)
 
-    def _why(self, step: int) -> str:
-        if self.ratio:
-            return f"because ratio={self.ratio:g} rounds to none of them in steps of {step}: give a larger ratio"
+    def _why(self, candidate: Candidate) -> str:
+        if self._ratios.are_given:
+            return self._ratios.why_none(candidate)
         if self.flops or self.speedup:
             return "because other layers lose less for what they save"
-        return (
-            f"because fewer would lose more than {self.max_drop:g} % on held-out data, or other layers lose less for "
-            "what they save"
-        )
+        bound = f"fewer would lose more than {self.max_drop:g} % on held-out data"
+        return f"because {bound}, or other layers lose less for what they save"
 
     def _judge(self, graph: Graph, held_out: Sequence[Feeds], labelled: Labelled | None) -> Judge | None:
         """The judge of what is lost; None without data. It takes some of them where no bound has to be kept."""

@@ -138,6 +138,40 @@ def test_what_is_left_is_the_nearest_multiple_and_near_the_ratio(
     assert graph.constants["first"].data.shape[0] == left
 
 
+def test_layers_may_have_ratios_of_their_own(new_net: Any) -> None:
+    def widths(*ratios: str, **options: Any) -> list[int]:
+        graph = two_layers(new_net())
+        prune(graph, round_to=1, ratios=ratios, **options)
+        return [graph.constants[name].data.shape[0] for name in ("first", "second")]
+
+    assert widths("first:0.25") == [12, 4]
+    assert widths("first:0.25", ratio=0) == [12, 8]
+    assert widths("f*:25%", "second:0.75") == [12, 2]
+    assert widths("first:0", "*:0.75") == [16, 2]
+
+
+def test_a_sum_gives_what_the_first_ratio_of_its_layers_says(new_net: Any) -> None:
+    net = new_net()
+    graph = net.classify(net.op.Relu(net.op.Add(net.conv(net.x, "left", 16), net.conv(net.x, "right", 16))))
+
+    prune(graph, ratios=("right:0.25", "left:0.75"), round_to=1)
+
+    assert graph.constants["left"].data.shape[0] == graph.constants["right"].data.shape[0] == 12
+
+
+def test_ratios_are_read_from_text_and_those_that_do_nothing_are_explained(new_net: Any) -> None:
+    graph = two_layers(new_net())
+    said = r"(?s)no layer is called third, which ratios= names.*the 16 channels stay, because their ratio is 0 .first."
+    with pytest.raises(UsageError, match=said):
+        planish.optimize(graph, "prune-channels{ratios=third:0.5|first:0}")
+
+
+@pytest.mark.parametrize("text", ["first", "first:", ":0.5", "first:1", "first:-0.5", "first:nan", "first:half"])
+def test_what_is_no_ratio_of_a_layer_is_refused(text: str, new_net: Any) -> None:
+    with pytest.raises(UsageError, match=f"ratios are of the form layer:share, .*, not '{text}'"):
+        planish.optimize(two_layers(new_net()), f'prune-channels{{ratios="{text}"}}')
+
+
 def test_whole_vectors_are_kept_of_few_channels_if_that_is_asked_for(new_net: Any) -> None:
     graph = two_layers(new_net(), 32)
 
