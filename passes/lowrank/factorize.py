@@ -17,12 +17,14 @@ from ..debug_counter import DebugCounter
 from ..judge import Judge, divided, require_held_out
 from ..profit import named, slower_layers
 from ..quantization.calibrate import first_batches_of
+from ..quantization.layers import rounded_layers
 from .allocation import Choices, Cut, allocate, most_saved, price
 from .inputs import count_rows, observe_inputs
 from .layer import LEAST_GAIN, Layer
 from .matrix import bias_place, read_matrix, read_table
 from .metrics import weight_metrics
 
+_NO_LAYER = "no layer that may be split multiplies by a constant matrix"
 _ENERGY = 0.95
 """The energy that is kept where there are no data to say more."""
 _RANKED_ON = 512
@@ -134,7 +136,7 @@ class Factorization(Pass):
         if self.parameters:  # the other goals make a model faster, which narrow tables don't
             tables = {node: table for node in chosen if (table := read_table(node)) is not None}
         if not matrices and not tables:
-            return [], ["no layer that may be split multiplies by a constant matrix"]
+            return [], rounded_layers(graph, context) or [_NO_LAYER]
         few = [] if self.energy else first_batches_of(fitted, _RANKED_ON)
         inputs = observe_inputs(graph, list(matrices), few or fitted, context, widest=0 if few else None)
         inputs |= count_rows(graph, list(tables), fitted, context)

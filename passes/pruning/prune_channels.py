@@ -16,6 +16,7 @@ from ..debug_counter import DebugCounter
 from ..judge import Judge, divided, require_held_out, split
 from ..pipeline import format_pass
 from ..quantization.calibrate import first_batches_of
+from ..quantization.layers import NO_LAYER, rounded_layers
 from .allocation import Candidate, Counts, Operations, Savings, Stage, allocate, evenly
 from .comparison import compared, enough_to_draft, enough_to_fit
 from .importance import Importance, rank
@@ -176,8 +177,7 @@ class ChannelPruning(Pass):
             ways = [allocate(candidates, savings())]
             if judge is not None and judge.measures and len(candidates) > 1:
                 ways.append(evenly(candidates, savings()))
-            is_exact = exact is not None
-            trials = [] if clock is None else hunt(self.speedup, candidates, clock, ways, is_exact=is_exact)
+            trials = [] if clock is None else hunt(self.speedup, candidates, clock, ways, is_exact=exact is not None)
             few = enough_to_draft(graph, fitted)
             draft = partial(prune, batches=few, is_draft=len(few) < len(fitted))
             if self.flops or self.speedup:
@@ -213,7 +213,8 @@ class ChannelPruning(Pass):
                 misses.append(f"{_layers(group)}: the {group.size} channels stay, because {reason}")
             else:
                 chosen.append(group)
-        return chosen, misses
+        misses += rounded_layers(graph, context)
+        return chosen, misses if chosen or misses else [NO_LAYER]
 
     def _clock(self, graph: Graph, groups: Sequence["ChannelGroup"], context: PassContext) -> Clock:
         """The clock that measures speed-ups; an error if the one that was asked for can't be reached."""

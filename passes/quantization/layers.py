@@ -12,9 +12,11 @@ from ...ir.operators import has_trait
 from ...ir.traits import Trait
 from ...ir.types import DType
 from ..base import PassContext
+from ..legalization.expansions.integers import MATMUL_NBITS
 
 WeightKey = tuple[Constant, int]
 """A weight and the axis of its output channels."""
+NO_LAYER = "none of the layers that are selected multiplies by weights"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,20 +94,32 @@ def select_layers(
     layers: list[Layer] = []
     misses: list[str] = []
     for node in graph.nodes:
-        if not has_trait(node.operator, Trait.CONTRACTING) or not context.selects(node):
+        if not has_trait(node.operator, Trait.CONTRACTING) or not context.selects(node) or _is_rounded(node):
             continue
         if reason := _obstacle(node, operators):
             misses.append(f"{node.location}: {node.operator} stays {stays}: {reason}")
         elif context.applies(rewrite, node):
             layers.append(_layer(node))
-    misses += [
-        f"{node.location}: {node.operator} stays as it is: it computes in integers already"
-        for node in graph.nodes
-        if has_trait(node.operator, Trait.WITHOUT_GRADIENT) and not has_trait(node.operator, Trait.QUANTIZING)
-    ]
+    misses += rounded_layers(graph, context)
     if not layers and not misses:
-        misses.append("none of the layers that are selected multiplies by weights")
+        misses.append(NO_LAYER)
     return SelectedLayers(layers, misses)
+
+
+def rounded_layers(graph: Graph, context: PassContext) -> list[str]:
+    """A sentence for each selected layer that computes in integers, as in a model that was quantized before."""
+    found: list[str] = []
+    for node in filter(context.selects, graph.nodes):
+        if node.operator == MATMUL_NBITS or (has_trait(node.operator, Trait.CONTRACTING) and _is_rounded(node)):
+            found.append(f"{node.location}: {node.operator} stays as it is: it is quantized already")
+        elif has_trait(node.operator, Trait.WITHOUT_GRADIENT) and not has_trait(node.operator, Trait.QUANTIZING):
+            found.append(f"{node.location}: {node.operator} stays as it is: it computes in integers already")
+    return found
+
+
+def _is_rounded(node: Node) -> bool:
+    producer = _weight(node).producer
+    return producer is not None and producer.operator == "DequantizeLinear"
 
 
 def _layer(node: Node) -> Layer:
@@ -137,8 +151,7 @@ def _obstacle(node: Node, operators: frozenset[str]) -> str:
     if not x.type.is_ranked:
         return "the rank of what it multiplies isn't known"
     if isinstance(x, Constant) or not isinstance(weight, Constant):
-        quantized = weight.producer is not None and weight.producer.operator == "DequantizeLinear"
-        return "it is quantized already" if quantized else "its factors are both activations, or its weight is computed"
+        return "its factors are both activations, or its weight is computed"
     if x.dtype is not DType.float32:
         return f"it computes in {x.dtype}"
     if node.operator == "MatMul" and weight.data.ndim != 2:

@@ -140,6 +140,17 @@ def test_what_another_tool_has_quantized_is_named(graph_of) -> None:
         planish.optimize(graph, "quantize{scheme=int4}", target=TARGET)
 
 
+@pytest.mark.parametrize(
+    "step", ["quantize", "gptq", "prune-channels{ratio=0.5}", "factorize{ratio=0.5}", "sparsify{sparsity=0.5}"]
+)
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+def test_layers_that_are_quantized_already_are_named(step: str, scheme: str, layers: Graph) -> None:
+    data = [{"x": normal(4, 32)}, {"x": normal(4, 32)}]
+    quantized = planish.optimize(layers, f"quantize{{scheme={scheme}}}", data=data, target=TARGET).graph
+    with pytest.raises(UsageError, match=" stays as it is: it is quantized already"):
+        planish.optimize(quantized, step, data=data, target=TARGET)
+
+
 @pytest.mark.parametrize("spread", ["normal", "outliers", "positive", "zero", "tiny"])
 def test_weights_are_rounded_with_less_error_than_to_the_whole_range(spread: str) -> None:
     weight = normal(256, 40)
