@@ -7,10 +7,11 @@ tiles stay in the L2 cache.
 
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, reduce
 from heapq import merge
 from itertools import product
+from math import prod
 
 import numpy as np
 from numpy.polynomial import polynomial
@@ -26,6 +27,7 @@ from .prim_func import argument, either, kernel, symbol
 from .tiles import fits
 from .vector_math import loaded
 from .vectors import Register, Scalar, ceil_div, held, number, ramp, spread, zeros
+from .windows import BoundWindow
 
 Load = Callable[[int, int], tirx.Expr]
 """A function from a row and a column of a tile to its vector."""
@@ -54,9 +56,13 @@ class Plan:
         """The side of a tile of the image."""
         return self.side + _TAPS - 1
 
-    def origin(self, tile: Scalar, columns: int) -> tuple[Scalar, Scalar]:
+    def count(self, size: Scalar) -> Scalar:
+        """Return how many tiles cover so many pixels along an axis of a result."""
+        return (size + (self.side - 1)) // self.side
+
+    def origin(self, tile: Scalar, columns: Scalar) -> tuple[Scalar, Scalar]:
         """Return where in a result of some columns a tile begins."""
-        across = ceil_div(columns, self.side)
+        across = self.count(columns)
         return tile // across * self.side, tile % across * self.side
 
 
@@ -79,11 +85,11 @@ def matrices(side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 @cache
 def ways(sizes: Convolution, machine: Machine, speed: float = 1) -> tuple[Plan | Tile, ...]:
     """Return plans, and tiles of the direct convolution, `speed` times as fast as in float32, the fastest first."""
-    window, direct = sizes.window, convolution.tiles(sizes, machine)
+    direct, window = convolution.tiles(sizes, machine), sizes.window.assumed
     is_plain = window.kernel == (_TAPS, _TAPS) and window.strides == window.dilations == (1, 1)
-    is_known = all(map(window.is_known, range(2)))
-    if not is_plain or not is_known or sizes.groups > 1 or not sizes.block or min(window.result) < 2:
+    if not is_plain or sizes.groups > 1 or not sizes.block or min(window.result) < 2:
         return direct
+    sizes = replace(sizes, window=window)
     plans: dict[tuple[int, ...], Plan] = {}
     for plan in sorted(_plans(sizes, machine), key=lambda plan: _cost(plan, sizes, machine)):
         plans.setdefault((plan.side, plan.rows, plan.blocks, plan.shares), plan)  # with the best number of tiles
@@ -101,7 +107,7 @@ def ways(sizes: Convolution, machine: Machine, speed: float = 1) -> tuple[Plan |
 def _plans(sizes: Convolution, machine: Machine) -> Iterator[Plan]:
     filters = ceil_div(sizes.filters, machine.lanes)
     for side, blocks in product(_POINTS, (count for count in range(1, filters + 1) if filters % count == 0)):
-        total = _count(sizes, side)
+        total = prod(ceil_div(size, side) for size in sizes.window.result)
         shares = {1, *(count for count in (machine.threads,) if filters // blocks % count == 0)}
         m_splits = {ceil_div(total, count) for count in range(1, total + 1)}
         for rows, count, share in product(range(1, machine.registers), m_splits, shares):
@@ -111,16 +117,12 @@ def _plans(sizes: Convolution, machine: Machine) -> Iterator[Plan]:
                 yield plan
 
 
-def _count(sizes: Convolution, side: int) -> int:
-    """Return how many tiles an image has."""
-    return ceil_div(sizes.window.result[0], side) * ceil_div(sizes.window.result[1], side)
-
-
 def _cost(plan: Plan, sizes: Convolution, machine: Machine) -> tuple[float, float]:
     """Estimate rounds of multiply-adds for the busiest thread, and then loads per multiply-add."""
     depth, filters = (ceil_div(count, machine.lanes) for count in (sizes.channels, sizes.filters))
     costs, positions, share = machine.costs, plan.size**2, filters // plan.shares
-    tasks = (sizes.batch or 1) * ceil_div(_count(sizes, plan.side), plan.tiles) * plan.shares
+    total = prod(ceil_div(size, plan.side) for size in sizes.window.result)
+    tasks = (sizes.batch or 1) * ceil_div(total, plan.tiles) * plan.shares
     each, loads = plan.rows * plan.blocks, plan.rows + plan.blocks
     passes = share // plan.blocks
     rounds = ceil_div(plan.tiles, plan.rows) * passes
@@ -150,30 +152,34 @@ def transformed(weights: np.ndarray, plan: Plan, machine: Machine) -> np.ndarray
 @kernel
 def winograd_kernel(sizes: Convolution, plan: Plan, machine: Machine, epilogue: Epilogue) -> None:
     """Emit a kernel of images, transformed weights, a bias of whole blocks and epilogue operands to images (NCHWc)."""
-    lanes, window, batch = machine.lanes, sizes.window, symbol("batch", sizes.batch)
+    lanes, bound, batch = machine.lanes, sizes.window.bound(), symbol("batch", sizes.batch)
     depth, filters = (ceil_div(count, lanes) for count in (sizes.channels, sizes.filters))
-    panels, total = filters // plan.blocks, _count(sizes, plan.side)
-    m_splits, share = ceil_div(total, plan.tiles), panels // plan.shares
-    x = argument("x", (batch, depth, *window.image, lanes), sizes.dtype)
+    panels, total = filters // plan.blocks, prod(map(plan.count, bound.result))
+    m_splits, share = (total + (plan.tiles - 1)) // plan.tiles, panels // plan.shares
+    x = argument("x", (batch, depth, *bound.image, lanes), sizes.dtype)
     weights = argument("weights", (panels, plan.size**2, sizes.channels, plan.blocks * lanes))
     bias = argument("bias", (filters * lanes,))
-    result = Result.declare(epilogue, (batch, filters, *window.result, lanes))
+    result = Result.declare(epilogue, (batch, filters, *bound.result, lanes))
     loop = T.serial if convolution.is_small(sizes, machine) else T.parallel
     with loop(0, batch * (m_splits * plan.shares)) as task:
         image, rest = task // (m_splits * plan.shares), task // plan.shares % m_splits
-        first = tirx.min(rest * plan.tiles, total - plan.tiles)
+        first, count = rest * plan.tiles, plan.tiles
+        if isinstance(total, int):
+            first = tirx.min(first, total - plan.tiles)
+        else:  # an image may have fewer tiles than a task
+            count = tirx.min(count, total - first)
         images, products = (  # with odd strides between positions, so that they share no set of L1
             T.alloc_buffer((plan.size**2, plan.tiles * blocks | 1, lanes), "float32") for blocks in (depth, plan.blocks)
         )
-        code = _Code(sizes, plan, lanes, x, weights, bias, result, images, products)
-        with T.serial(0, depth) as block, T.serial(0, plan.tiles) as tile:
-            code.transform(image, block, block * plan.tiles + tile, plan.origin(first + tile, window.result[1]))
+        code = _Code(sizes, bound, plan, lanes, x, weights, bias, result, images, products)
+        with T.serial(0, depth) as block, T.serial(0, count) as tile:
+            code.transform(image, block, block * plan.tiles + tile, plan.origin(first + tile, bound.result[1]))
         with T.serial(0, share) as step:
             panel = task % plan.shares * share + step
-            with T.serial(0, plan.size**2) as position, T.serial(0, ceil_div(plan.tiles, plan.rows)) as rows:
+            with T.serial(0, plan.size**2) as position, T.serial(0, (count + (plan.rows - 1)) // plan.rows) as rows:
                 code.multiply(panel, position, tirx.min(rows * plan.rows, plan.tiles - plan.rows))
-            with T.serial(0, plan.blocks) as number, T.serial(0, plan.tiles) as tile:
-                origin = plan.origin(first + tile, window.result[1])
+            with T.serial(0, plan.blocks) as number, T.serial(0, count) as tile:
+                origin = plan.origin(first + tile, bound.result[1])
                 code.back(image, panel * plan.blocks + number, number * plan.tiles + tile, origin)
 
 
@@ -182,6 +188,7 @@ class _Code:
     """Code for tiles, with the buffers that they read and write."""
 
     sizes: Convolution
+    bound: BoundWindow
     plan: Plan
     lanes: int
     x: tirx.Buffer
@@ -193,12 +200,12 @@ class _Code:
 
     def transform(self, image: Scalar, block: Scalar, place: Scalar, origin: tuple[Scalar, Scalar]) -> None:
         """Emit the transform of a tile of a block of the image; pixels in the padding are zero."""
-        size, whole, window = self.plan.size, ramp(0, self.lanes), self.sizes.window
+        size, whole = self.plan.size, ramp(0, self.lanes)
         matrix, _, _ = matrices(self.plan.side)
-        start = [place - begin for place, begin in zip(origin, window.begins, strict=True)]
+        start = [place - begin for place, begin in zip(origin, self.sizes.window.begins, strict=True)]
 
         def are_inside(first: Sequence[Scalar], size: int) -> tirx.Expr:
-            pairs = zip(first, window.image, strict=True)
+            pairs = zip(first, self.bound.image, strict=True)
             return tirx.all(*(tirx.all(place >= 0, place + size <= end) for place, end in pairs))
 
         def pixel(row: Scalar, column: Scalar) -> tirx.Expr:
@@ -241,9 +248,13 @@ class _Code:
         found = _both_ways(matrix, lambda row, column: self.products[row * size + column, place, whole])
         for row, column, vector in found:
             T.buffer_store(patch, vector, [row, column, whole])
-        ends = zip(origin, self.sizes.window.result, strict=True)
-        counts = [side if end % side == 0 else tirx.min(side, end - begin) for begin, end in ends]
-        with T.serial(0, counts[0]) as row, T.serial(0, counts[1]) as column:
+
+        def kept(begin: Scalar, end: Scalar) -> Scalar:
+            is_whole = isinstance(end, int) and end % side == 0
+            return side if is_whole else tirx.min(side, end - begin)
+
+        rows, columns = map(kept, origin, self.bound.result)
+        with T.serial(0, rows) as row, T.serial(0, columns) as column:
             vector = patch[row, column, whole] + self.bias[ramp(block * lanes, lanes)]
             self.result.store(vector, (image, block, origin[0] + row, origin[1] + column, whole))
 

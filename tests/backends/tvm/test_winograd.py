@@ -1,5 +1,7 @@
 """Convolutions of 3x3 taps by fewer multiplications."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -35,7 +37,7 @@ def tensor(*shape: int) -> np.ndarray:
 
 
 def square(size: int, channels: int, filters: int, *, groups: int = 1, stride: int = 1) -> Convolution:
-    result = (size - 1) // stride + 1
+    result = (size - 1) // stride + 1 if size else 0
     window = Window((size, size), (result, result), (3, 3), (stride, stride), (1, 1), (1, 1), (1, 1))
     return Convolution(1, channels, filters, groups, channels // groups, window, MACHINE.lanes)
 
@@ -57,25 +59,31 @@ def test_transforms_make_sums_of_shifted_products(side: int) -> None:
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> tuple[int, Convolution, Plan]:
-    """Images and their convolution: channels fill no block, tiles reach beyond images, and runs of tiles overlap."""
+def cases(draw: st.DrawFn) -> tuple[int, Window, Convolution, Plan]:
+    """Images and their convolution: channels fill no block, tiles reach beyond images, and runs of tiles overlap.
+
+    Some convolutions don't know the batch, and some don't know a size of the images, which may be less than a task's.
+    """
     image, pads = draw(st.tuples(*[st.integers(1, 15)] * 2)), draw(st.tuples(*[st.integers(1, 3)] * 4))
     result = tuple(size + pads[axis] + pads[2 + axis] - 2 for axis, size in enumerate(image))
     side, blocks, panels = (draw(st.sampled_from(sizes)) for sizes in ((2, 4), (1, 2), (1, 2)))
-    tiles = draw(st.integers(1, min(9, -(-result[0] // side) * -(-result[1] // side))))
+    unknown = draw(st.sets(st.integers(0, 1)))
+    tiles = draw(st.integers(1, 9 if unknown else min(9, -(-result[0] // side) * -(-result[1] // side))))
     plan = Plan(side, tiles, draw(st.integers(1, tiles)), blocks, draw(st.integers(1, panels)))
     batch, channels, beyond = (draw(st.integers(*bounds)) for bounds in ((1, 2), (1, 35), (0, 15)))
     window = Window(image, result, (3, 3), (1, 1), (1, 1), pads[:2], pads[2:])
     known, filters = draw(st.sampled_from([None, batch])), 16 * blocks * panels - beyond
-    return batch, Convolution(known, channels, filters, 1, channels, window, MACHINE.lanes), plan
+    sizes = [tuple(0 if axis in unknown else size for axis, size in enumerate(pair)) for pair in (image, result)]
+    kept = replace(window, image=sizes[0], result=sizes[1])
+    return batch, window, Convolution(known, channels, filters, 1, channels, kept, MACHINE.lanes), plan
 
 
 @pytest.mark.wide
 @settings(max_examples=5, deadline=None)
 @given(cases())
-def test_any_plan_gives_the_convolution_and_what_follows(case: tuple[int, Convolution, Plan]) -> None:
-    batch, sizes, plan = case
-    channels, filters, window = sizes.channels, sizes.filters, sizes.window
+def test_any_plan_gives_the_convolution_and_what_follows(case: tuple[int, Window, Convolution, Plan]) -> None:
+    batch, window, sizes, plan = case
+    channels, filters = sizes.channels, sizes.filters
     x, weights, bias, scale = (
         tensor(*shape)
         for shape in ((batch, channels, *window.image), (filters, channels, 3, 3), (filters,), (filters, 1, 1))
@@ -104,6 +112,7 @@ def test_it_is_taken_where_it_saves_time() -> None:
         return way.side if isinstance(way, Plan) else None
 
     assert [side(56, 64), side(28, 128), side(14, 256), side(7, 512)] == [4, 4, 4, 2]
+    assert side(0, 64) == 4
     assert side(7, 512, Machine(16, 32, 8)) is None
     assert side(4, 32) is None
     assert side(56, 64, stride=2) is None
