@@ -1,7 +1,6 @@
 """Kernels that put images into blocks of channels (NCHWc), take them out, join them and interleave them."""
 
-from collections.abc import Generator, Iterable, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TypeVar
@@ -11,8 +10,8 @@ from tvm.script.ir_builder import tirx as T
 
 from .epilogue import Epilogue, Result, each_pixel
 from .machine import Machine
-from .prim_func import argument, kernel, maybe_parallel, symbols
-from .vectors import Scalar, ceil_div, ramp
+from .prim_func import argument, either, kernel, maybe_parallel, symbols
+from .vectors import Scalar, ceil_div, ramp, transposed
 from .windows import Window
 
 _Size = TypeVar("_Size")
@@ -45,40 +44,54 @@ def two_axes(spatial: Iterable[_Size]) -> tuple[_Size | int, _Size | int]:
 
 @kernel
 def block_kernel(images: Images, machine: Machine) -> None:
-    """Emit a kernel from images (NCHW) to blocks of channels (NCHWc), with zeros beyond the last channel."""
-    lanes = machine.lanes
-    with _each_pixel(images, machine, is_blocked=False) as (x, y, image, block, pixel):
-        for lane in range(lanes):
-            channel = block * lanes + lane
-            element = x[image, channel, pixel]
-            if 0 < images.channels % lanes <= lane:
-                element = tirx.if_then_else(channel < images.channels, element, tirx.const(0, x.dtype))
-            T.buffer_store(y, element, [image, block, pixel, lane])
+    """Emit a kernel from images (NCHW) to blocks of channels (NCHWc), with anything beyond the last channel."""
+    _turn(images, machine, to_blocks=True)
 
 
 @kernel
 def unblock_kernel(images: Images, machine: Machine) -> None:
     """Emit a kernel from blocks of channels (NCHWc) to images (NCHW)."""
-    with _each_pixel(images, machine, is_blocked=True) as (x, y, image, block, pixel):
-        channel = block * machine.lanes
-        with T.serial(0, tirx.min(machine.lanes, images.channels - channel)) as lane:
-            T.buffer_store(y, x[image, block, pixel, lane], [image, channel + lane, pixel])
+    _turn(images, machine, to_blocks=False)
 
 
-@contextmanager
-def _each_pixel(
-    images: Images, machine: Machine, *, is_blocked: bool
-) -> Generator[tuple[tirx.Buffer, tirx.Buffer, tirx.Expr, tirx.Expr, tirx.Expr]]:
-    """Return a context for the channels of a pixel in a block, given both buffers, where pixels are one axis."""
+def _turn(images: Images, machine: Machine, *, to_blocks: bool) -> None:
+    """Emit arguments, and code that transposes squares of a block's channels and of as many pixels.
+
+    Where an image has fewer pixels than that, elements are moved one by one.
+    """
     (batch, spatial), lanes, blocks = images.bound(), machine.lanes, images.blocks(machine.lanes)
-    pixels = prod(spatial)
+    pixels, whole = prod(spatial), ramp(0, lanes)
     plain = (batch, images.channels, *spatial), (batch, images.channels, pixels)
     blocked = (batch, blocks, *two_axes(spatial), lanes), (batch, blocks, pixels, lanes)
-    pairs = zip("xy", (blocked, plain) if is_blocked else (plain, blocked), strict=True)
+    pairs = zip("xy", (plain, blocked) if to_blocks else (blocked, plain), strict=True)
     x, y = (argument(name, shape, images.dtype, view) for name, (shape, view) in pairs)
     loop = maybe_parallel(batch * blocks * pixels * lanes, machine.costs.vector_work)
-    with loop(0, batch * blocks) as task, T.serial(0, pixels) as pixel:
-        yield x, y, task // blocks, task % blocks, pixel
+
+    def squares() -> None:
+        steps = (pixels + (lanes - 1)) // lanes
+        with loop(0, batch * blocks * steps) as task:
+            image, block = task // (blocks * steps), task // steps % blocks
+            start = tirx.min(task % steps * lanes, pixels - lanes)  # the last ones overlap those before
+            row, channels = ramp(start, lanes), [block * lanes + lane for lane in range(lanes)]
+            places = [(image, block, start + pixel, whole) for pixel in range(lanes)]
+            if to_blocks:
+                rows = [x[image, tirx.min(channel, images.channels - 1), row] for channel in channels]
+                for place, vector in zip(places, transposed(rows), strict=True):
+                    T.buffer_store(y, vector, place)
+            else:
+                for channel, vector in zip(channels, transposed([x[place] for place in places]), strict=True):
+                    with T.If(channel < images.channels), T.Then():
+                        T.buffer_store(y, vector, [image, channel, row])
+
+    def elements() -> None:
+        with loop(0, batch * blocks) as task, T.serial(0, pixels) as pixel:
+            image, block = task // blocks, task % blocks
+            with T.serial(0, tirx.min(lanes, images.channels - block * lanes)) as lane:
+                outside, inside = (image, block * lanes + lane, pixel), (image, block, pixel, lane)
+                here, there = (outside, inside) if to_blocks else (inside, outside)
+                T.buffer_store(y, x[here], there)
+
+    either(pixels >= lanes, squares, elements)
 
 
 @kernel

@@ -1,6 +1,6 @@
 """Vectors of any number of lanes, where scalars stand for those of one, since TVM has none."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -116,6 +116,22 @@ def greater(a: tirx.Expr | float, b: tirx.Expr) -> tirx.Expr:
     """Return the greater of each two elements, and the second one where either is NaN; the first may be a number."""
     a = number(a, b) if isinstance(a, float) else a
     return tirx.Select(b < a, a, b)
+
+
+def transposed(rows: Sequence[tirx.Expr]) -> Sequence[tirx.Expr]:
+    """Transpose a square of as many vectors as each has lanes, a power of two.
+
+    Each stage interleaves the first half of the vectors with the second one, which rotates the bits of an element's
+    row and lane, taken as one number, by one.
+    """
+    lanes = len(rows)
+    if lanes == 1:
+        return rows
+    halves = [[lane // 2 + half * lanes // 2 + lane % 2 * lanes for lane in range(lanes)] for half in range(2)]
+    for _ in range(lanes.bit_length() - 1):
+        pairs = zip(rows[: lanes // 2], rows[lanes // 2 :], strict=True)
+        rows = [held(tirx.Shuffle([*pair], half)) for pair in pairs for half in halves]
+    return rows
 
 
 def each_vector(begin: Scalar, count: Scalar, lanes: int) -> Iterator[Scalar]:
