@@ -132,6 +132,24 @@ def test_what_works_on_each_channel_alone_stays_in_blocks(agree) -> None:
     agree(build, tensor(2, 3, 9, 11), tensor(2, 1, 9, 11), dims=[(2, 3, "h", 11), (2, 1, "h", 11)])
 
 
+def test_images_grow_and_shrink_in_blocks(agree) -> None:
+    """By the nearest pixels, along rows and columns alone, and to sizes that are known."""
+
+    def build(op, x):
+        y, few = op.Conv(x, tensor(24, 3, 3, 3) / 5, pads=(1, 1, 1, 1)), op.Conv(x, tensor(17, 3, 1, 1))
+        twice = op.Resize(y, None, np.array([1, 1, 2, 2], np.float32), nearest_mode="floor")
+        return [
+            op.Conv(op.Relu(twice), tensor(16, 24, 1, 1) / 5),
+            op.Resize(y, None, None, np.array([7, 8]), axes=[3, 2], coordinate_transformation_mode="asymmetric"),
+            op.Resize(y, None, np.array([1, 2, 1, 1.5], np.float32)),
+            op.Resize(y, None, np.array([1, 1, 1.5, 2], np.float32), mode="linear"),
+            op.Relu(op.Resize(few, None, np.array([1, 1, 1, 3], np.float32))),
+        ]
+
+    agree(build, tensor(2, 3, 9, 11), dims=[("n", 3, 9, 11)], again=[[tensor(1, 3, 9, 11)]])
+    agree(build, tensor(2, 3, 9, 11), dims=[(2, 3, "h", "w")], again=others((2, 3, 9, 11)))
+
+
 def test_means_over_images_are_pools(agree, make_graph, target) -> None:
     """The axes may be kept or not; means over something else stay sums."""
 

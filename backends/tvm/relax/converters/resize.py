@@ -14,8 +14,9 @@ from tvm import relax, te, tirx
 from .....ir.contents import contents
 from .....ir.graph import Attribute, Constant, Node, Value
 from ...kernels.vectors import Scalar, known
-from ..emitter import Emitter, type_of
+from ..emitter import Blocked, Emitter, type_of
 from ..expressions import choose, integer, row, within
+from ..layouts import images_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +78,14 @@ class _Axis:
     end: tirx.Expr
 
 
-def resize(emitter: Emitter, node: Node) -> relax.Expr:
+def resize(emitter: Emitter, node: Node) -> relax.Expr | Blocked:
+    """Resize; images in blocks of channels, whose rows and columns are the same axes, stay in blocks."""
     x = node.operand(0)
     sampling = _Sampling.of(node)
     along = [axis % x.type.rank for axis in node.attributes.get("axes") or range(x.type.rank)]
     plan = _Plan(emitter, node, along, sampling)
-    y = emitter.tensor(x)
+    is_blocked = x.type.rank == 4 and sampling.mode == "nearest" and _fills_blocks(emitter, x) and plan.keeps_channels
+    y = emitter.blocked[x] if is_blocked else emitter.tensor(x)
     is_exact = x.dtype.is_float or sampling.mode == "nearest"
     if not is_exact:
         y = relax.op.astype(y, "float32")
@@ -90,9 +93,17 @@ def resize(emitter: Emitter, node: Node) -> relax.Expr:
         if not plan.keeps(index):
             y = _along(emitter, y, plan, index, axis, sampling)
     if is_exact:
-        return y
+        return Blocked(y) if is_blocked else y
     limits = np.iinfo(x.dtype.numpy)
     return relax.op.astype(relax.op.clip(relax.op.round(y), float(limits.min), float(limits.max)), str(x.dtype))
+
+
+def _fills_blocks(emitter: Emitter, x: Value) -> bool:
+    """Whether images lie in blocks of channels, of which most lanes hold some."""
+    if x not in emitter.blocked:
+        return False
+    images, lanes = images_of(x.type), emitter.machine.lanes
+    return 4 * images.channels >= 3 * lanes * images.blocks(lanes)
 
 
 def _along(emitter: Emitter, x: relax.Expr, plan: "_Plan", index: int, axis: int, sampling: _Sampling) -> relax.Expr:
@@ -212,6 +223,11 @@ class _Plan:
             return False
         factor = factors[index]
         return self._by_size or (isinstance(factor, tirx.FloatImm) and factor.value == 1)
+
+    @property
+    def keeps_channels(self) -> bool:
+        """Whether all axes but rows and columns certainly stay as they are, and the others are known."""
+        return not self.given and all(self.keeps(index) for index, axis in enumerate(self._along) if axis < 2)
 
     def numbers(self, index: int) -> tuple[Sequence[Scalar], Scalar, Scalar]:
         """Return an axis for kernels: numbers, how many elements it gets, and the number of taps of each.
