@@ -18,10 +18,12 @@ from .layouts import blocked, blocked_type, images_of, in_blocks, is_image, row_
 def is_known(x: Value, node: Node) -> bool:
     """Whether images have a form in blocks, and results that aren't empty.
 
-    Where sizes aren't known, padding must be given, and results end with the last whole window.
+    Where sizes aren't known, padding must be given or the same for images of any size, as it is without strides, and
+    results end with the last whole window.
     """
     types, get = (x.type, node.outputs[0].type), node.attributes.get
-    is_plain = get("auto_pad", "NOTSET") in ("NOTSET", "VALID") and not get("ceil_mode", 0)
+    is_padding_known = get("auto_pad", "NOTSET") in ("NOTSET", "VALID") or set(get("strides", (1,))) == {1}
+    is_plain = is_padding_known and not get("ceil_mode", 0)
     return all(
         is_image(type)
         and type.dtype is DType.float32
