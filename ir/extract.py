@@ -1,9 +1,21 @@
 """Parts of a graph as graphs of their own."""
 
 from collections.abc import Collection, Iterator
+from collections.abc import Set as AbstractSet
 
 from .graph import Graph, Node, Value
 from .unused import drop_unused
+
+
+def computing(graph: Graph, names: AbstractSet[str]) -> Graph:
+    """A copy of a graph that computes some of its values alone, and returns them by their names."""
+    copy = graph.clone()
+    copy.outputs = {value.name: value for value in copy.values() if value.name in names}
+    for node in copy.nodes_backwards:
+        if not any(value.use_count or copy.is_output(value) for value in node.outputs):
+            copy.erase(node)
+    drop_unused(copy, copy.constants.values())
+    return copy
 
 
 def extract(graph: Graph, kept: Collection[int], returned: Collection[str] = ()) -> Graph:

@@ -9,7 +9,9 @@ import numpy as np
 from annotated_types import Ge, Gt, Le
 
 from ...ir.errors import UsageError
-from ...ir.graph import Graph
+from ...ir.graph import Constant, Graph, Node
+from ...ir.operators import has_trait
+from ...ir.traits import Trait
 from ...targets import Int8
 from ..base import Effect, Feeds, Pass, PassContext, PassResult, Profile, Profiler
 from ..debug_counter import DebugCounter
@@ -113,6 +115,7 @@ class _Mixing:
 
     def run(self, graph: Graph, profile: Profiler) -> PassResult:
         """Choose, and quantize the graph in place."""
+        self._bar_what_is_stored()
         everything = self._draft(self._everything)
         whole, full = everything.graph, everything.verdict
         rounding, batches = self._rounding()
@@ -148,6 +151,25 @@ class _Mixing:
             [*islands, *self.misses],
             [*notes, *self._judge.doubts(self._options.max_drop)],
         )
+
+    def _bar_what_is_stored(self) -> None:
+        """Leave recurrent layers and tables, which aren't chosen one by one, in float if they alone lose too much."""
+        stored = [node for node in self._source.nodes if _is_stored(node) and name_of(node) not in self._unselected]
+        if not stored:
+            return
+        drop = self._draft(frozenset()).verdict.drop
+        if drop <= self._options.max_drop:
+            return
+        self._known.clear()
+        self._unselected |= {value.name for node in stored for value in node.outputs}
+        self.misses = [
+            *self.misses,
+            *(
+                f"{self._places[name_of(node)]}: {node.operator} stays in float: in int8, recurrent layers and tables "
+                f"alone would lose {drop:.3g} %"
+                for node in stored
+            ),
+        ]
 
     # -- making and measuring
 
@@ -245,6 +267,12 @@ class _Mixing:
             f"{len(choice.layers)} of {len(self.layers)} layers in int8: {mixed} {what}, and {whole} with all of them; "
             f"{self._options.max_drop:g} % was allowed"
         )
+
+
+def _is_stored(node: Node) -> bool:
+    """Whether a node, recurrent or a lookup, has its weights stored in integers whatever layers are chosen."""
+    is_lookup = node.operator == "Gather" and isinstance(node.inputs[0], Constant) and node.operand(0).dtype.is_float
+    return is_lookup or has_trait(node.operator, Trait.RECURRENT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,11 @@ so weights whose rounding loses much on calibration data stay in float.
 
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...ir.builder import Builder
+from ...ir.extract import computing
 from ...ir.graph import Constant, Graph, Node, Value
 from ...ir.operators import has_trait
 from ...ir.quantization import quantize_weight
@@ -23,9 +23,6 @@ from ..base import Feeds, PassContext
 from ..judge import Reference
 from .calibrate import LOST
 from .losses import last_batches
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _WEIGHTS = {1: "input", 2: "state"}
 """What the weights of RNN, GRU and LSTM multiply, `[directions, rows, K]`, by the place among the node's inputs."""
@@ -92,17 +89,8 @@ def _lost(graph: Graph, nodes: Sequence[Node], batches: Sequence[Feeds]) -> Mapp
 
 def _outputs(graph: Graph, batches: Sequence[Feeds], names: AbstractSet[str]) -> list[dict[str, np.ndarray]]:
     """The values of these names on each batch."""
-    reference, found = Reference(graph), list[dict[str, np.ndarray]]()
-    for batch in batches:
-        values: dict[str, np.ndarray] = {}
-
-        def observe(value: Value, tensor: "Tensor", values: dict[str, np.ndarray] = values) -> None:
-            if value.name in names:
-                values[value.name] = tensor.numpy()
-
-        reference.run(batch, observe)
-        found.append(values)
-    return found
+    reference = Reference(computing(graph, names))
+    return [reference.run(batch) for batch in batches]
 
 
 def _float_weights(node: Node) -> list[tuple[int, Constant]]:

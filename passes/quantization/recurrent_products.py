@@ -5,11 +5,11 @@ that span what is there, so that no ranges are calibrated.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...ir.builder import Builder
+from ...ir.extract import computing
 from ...ir.graph import Constant, Graph, Node, Value
 from ...ir.quantization import quantize_weight
 from ...ir.types import DType
@@ -21,9 +21,6 @@ from ..profit import slower
 from .calibrate import LOST
 from .losses import last_batches
 from .rounding import name_of
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def quantize_lstms(graph: Graph, context: PassContext, weight_bits: int) -> tuple[int, list[str]]:
@@ -75,9 +72,10 @@ def _weights(node: Node) -> list[Constant]:
 def _lost(graph: Graph, names: Collection[str], weight_bits: int, batches: Sequence[Feeds]) -> Mapping[str, float]:
     """The share of a sample's power that each layer's output loses, in the mean over samples."""
     shares: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    floats, integers = Reference(graph), Reference(_rewritten(graph, names, weight_bits))
+    graphs = (graph, _rewritten(graph, names, weight_bits))
+    floats, integers = (Reference(computing(it, frozenset(names))) for it in graphs)
     for batch in batches:
-        wanted, found = _outputs(floats, batch, names), _outputs(integers, batch, names)
+        wanted, found = floats.run(batch), integers.run(batch)
         for name, y in wanted.items():
             lost, power = (np.square(it).sum(axis=(0, 1, 3)) for it in (found[name] - y, y))
             shares[name].append(np.minimum(lost[power > 0] / power[power > 0], 1))
@@ -85,18 +83,6 @@ def _lost(graph: Graph, names: Collection[str], weight_bits: int, batches: Seque
         name: float(np.concatenate([[0.0], *found]).sum() / max(sum(map(len, found)), 1))
         for name, found in shares.items()
     }
-
-
-def _outputs(reference: Reference, batch: Feeds, names: Collection[str]) -> dict[str, np.ndarray]:
-    """What the first outputs of some layers are, `[time, directions, batch, hidden]`."""
-    found: dict[str, np.ndarray] = {}
-
-    def observe(value: Value, tensor: "Tensor") -> None:
-        if value.name in names:
-            found[value.name] = tensor.numpy()
-
-    reference.run(batch, observe)
-    return found
 
 
 def _rewritten(graph: Graph, names: Collection[str], weight_bits: int) -> Graph:

@@ -10,6 +10,7 @@ import pytest
 from pathologic_networks import DEPTH, batches, by_the_book, context, network
 
 import planish
+from planish.ir.builder import Builder
 from planish.ir.errors import UsageError
 from planish.ir.graph import Graph, Location
 from planish.ir.text import print_graph
@@ -80,6 +81,23 @@ def test_a_bound_that_nothing_meets_is_told():
     assert not result.changed
     assert "no choice of layers keeps the drop within 1e-09 %" in result.misses[-1]
     assert print_graph(graph) == print_graph(source)
+
+
+def test_recurrent_layers_that_alone_lose_too_much_stay_in_float():
+    source = network(classes=False)
+    op, random = Builder(source, location=Location("tail")), np.random.default_rng(0)
+    steps = op.Transpose(op.Reshape(source.inputs[0], np.array([0, 12, 16])), perm=(2, 0, 1))
+    mask, weights = np.ones(12, np.float32), random.standard_normal((1, 4, 12)).astype(np.float32) / 4
+    mask[0], weights[..., 0] = 0, 5  # an eighth of the grid's steps for all that counts
+    y, _ = op.RNN(op.Mul(steps, mask), weights, np.zeros((1, 4, 4), np.float32), hidden_size=4, outputs=2)
+    source.outputs["z"] = y
+
+    graph, result = mixed(source, max_drop=0.1)
+
+    said = "tail: RNN stays in float: in int8, recurrent layers and tables alone would lose "
+    assert any(miss.startswith(said) for miss in result.misses)
+    assert result.counts["layers"] > 0
+    assert Judge(source, batches(4, 64)).judge(graph).drop < 0.1
 
 
 def test_floats_that_are_faster_stay():
