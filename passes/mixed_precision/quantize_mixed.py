@@ -206,7 +206,7 @@ class _Mixing:
                 node.location = self._places.get(node.location.module, node.location)
             counter.count += draft.rewrites
             return draft.counts
-        selection = self._context.selection.without(self._everything - chosen)
+        selection = self._context.selection.without(self._unselected | (self._everything - chosen))
         return self._quantize.run(graph, replace(self._context, calibration=self._fit, selection=selection)).counts
 
     def _rounding(self) -> tuple[Rounding, Sequence[Feeds]]:
