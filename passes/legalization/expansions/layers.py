@@ -1,6 +1,7 @@
 """Normalizations over a batch, convolutions with padding of their own, global pools and determinants, spelled out."""
 
 from functools import cache
+from typing import TypeVar
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from ....ir.types import DType
 from ..expansion import Expansion, RefusedError, attribute, cast, known_size
 
 _LARGEST_MATRIX = 6
+_Half = TypeVar("_Half", Value, np.ndarray)
 
 
 def _batch_normalization(op: Builder, node: Node) -> tuple[Value, ...]:
@@ -31,21 +33,32 @@ def _batch_normalization(op: Builder, node: Node) -> tuple[Value, ...]:
 
 
 def _conv(op: Builder, node: Node) -> Value:
-    """Convolve after an explicit Pad, with the padding that leaves a result for every stride."""
+    """Convolve with the padding that leaves a result for every stride.
+
+    Without strides it is the same for images of any size; otherwise an explicit Pad computes it.
+    """
     x, w, rank = node.operand(0), node.operand(1), node.operand(0).type.rank - 2
     strides, gaps = (np.array(attribute(node, name, (one,) * rank)) for name, one in _DEFAULTS[:2])
-    kernel = attribute(node, "kernel_shape", None)
-    taps = op.Slice(op.Shape(w), [2], [2 + rank]) if kernel is None else op.constant(np.array(kernel))
-    sizes = op.Slice(op.Shape(x), [2], [2 + rank])
+    kernel = attribute(node, "kernel_shape", w.shape[2:])
+    is_upper = attribute(node, "auto_pad", "") == "SAME_UPPER"
+    kept = {name: value for name, value in node.attributes.items() if name not in ("auto_pad", "pads")}
+    if (strides == 1).all() and all(isinstance(size, int) for size in kernel):
+        missing = (np.array(kernel) - 1) * gaps
+        pads = np.concatenate(_ends(missing // 2, missing - missing // 2, is_upper)).tolist()
+        return op.Conv(x, w, node.input(2), pads=pads, **kept)
+    taps, sizes = (op.Slice(op.Shape(value), [2], [2 + rank]) for value in (w, x))
     steps = op.Mul(op.Div(op.Sub(sizes, 1), strides), strides)
     reach = op.Add(op.Add(steps, op.Mul(op.Sub(taps, 1), gaps)), 1)
     missing = op.Max(op.Sub(reach, sizes), np.zeros(rank, np.int64))
     small = op.Div(missing, 2)
-    large = op.Sub(missing, small)
-    begin, end = (small, large) if attribute(node, "auto_pad", "") == "SAME_UPPER" else (large, small)
+    begin, end = _ends(small, op.Sub(missing, small), is_upper)
     padded = op.Pad(x, op.Concat([0, 0], begin, [0, 0], end, axis=0))
-    kept = {name: value for name, value in node.attributes.items() if name not in ("auto_pad", "pads")}
     return op.Conv(padded, w, node.input(2), **kept)
+
+
+def _ends(small: _Half, large: _Half, is_upper: bool) -> tuple[_Half, _Half]:
+    """Return the padding at both ends, of which the upper or the lower one has the odd pixel."""
+    return (small, large) if is_upper else (large, small)
 
 
 def is_training(node: Node) -> bool:
