@@ -1,5 +1,6 @@
 """Recurrent layers in training, where torch has one kernel for all steps of a sequence, and back."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -56,3 +57,39 @@ def _state(given: Tensor | None, x: Tensor, r: Tensor, layout: int) -> Tensor:
     if given is None:
         return x.new_zeros((len(r), x.shape[0 if layout else 1], r.shape[2]))
     return given.transpose(0, 1).contiguous() if layout else given
+
+
+def _vectorized(
+    info: Any,
+    axes: Any,
+    x: Tensor,
+    states: Sequence[Tensor],
+    weights: list[Tensor],
+    *settings: Any,
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """The rule for `torch.vmap`, which has none for LSTMs: samples become more of the batch.
+
+    Args:
+        info: holds the number of samples.
+        axes: the axis along which samples lie for each of the operands; None where all share one.
+        x: what is read, `[time, batch, size]`, or `[batch, time, size]` if the last of the settings is true.
+        states: the states to start from.
+        weights: those of all directions.
+        settings: what else torch's LSTM takes.
+    """
+    count, batch = info.batch_size, 0 if settings[-1] else 1
+    if any(axis is not None for axis in axes[2]):
+        raise NotImplementedError("an LSTM with other weights for each sample")
+
+    def joined(tensor: Tensor, axis: int | None, place: int) -> Tensor:
+        if axis is None:
+            return torch.cat([tensor] * count, place)
+        return tensor.movedim(axis, place).flatten(place, place + 1)
+
+    begun = [joined(state, axis, 1) for state, axis in zip(states, axes[1], strict=True)]
+    y, *last = torch.lstm(joined(x, axes[0], batch), begun, weights, *settings)
+    found = (y.unflatten(batch, (count, -1)), *(state.unflatten(1, (count, -1)) for state in last))
+    return found, (batch, 1, 1)
+
+
+torch.library.register_vmap("aten::lstm.input", _vectorized)

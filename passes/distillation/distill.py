@@ -1,12 +1,11 @@
 """Distillation: the model as it was read, or another one, teaches the model as it is now."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-import numpy as np
 from annotated_types import Ge, Gt, Interval
 
 from ...ir.errors import ModelError, UsageError
@@ -15,9 +14,10 @@ from ..base import PassContext
 from ..judge import Judge, Reference
 from ..measures import LossKind, measure
 from ..training.fine_tune import LABELS, with_labels
-from ..training.lessons import Piece
+from ..training.lessons import Answer, Piece
 from ..training.losses import cross_entropy
 from ..training.train import Task, Training, judged
+from ..training.vectorized import Vectorized
 from .features import compare_features, pairs_of, return_too
 from .teacher import aligned
 
@@ -122,23 +122,33 @@ def _temperature(graph: Graph, judge: Judge) -> float:
     return _NEAR if judge.judge(graph).drop < _BY_CHANCE * judge.drop_of_commonest() else _FAR
 
 
-def _answers(teacher: Graph) -> "Callable[[Piece], Mapping[str, Tensor]]":
-    """A function that gives a teacher's outputs for a piece.
+def _answers(teacher: Graph) -> Answer:
+    """A function that gives a teacher's outputs for pieces.
 
     Raises:
         ModelError: an input is missing, the teacher doesn't run on it, or an output is not finite.
     """
+    import torch
+
     from ...ir.interpreter import Interpreter
-    from ...ir.ops.dtypes import to_torch
 
     interpreter = Interpreter(teacher)
+    run = Vectorized(lambda *inputs: interpreter.call(inputs, {}))
 
-    def answer(piece: Piece) -> "Mapping[str, Tensor]":
-        found = interpreter.run(piece.feeds)
-        outputs = {name: to_torch(array) for name, array in found.items() if isinstance(array, np.ndarray)}
-        for name, tensor in outputs.items():
-            if tensor.is_floating_point() and not tensor.isfinite().all():
-                raise ModelError(f"the teacher's output {name!r} is not finite on the calibration data")
-        return outputs
+    def answers(pieces: Sequence[Piece]) -> "list[Mapping[str, Tensor]]":
+        with torch.no_grad():
+            found = run([interpreter.arguments(piece.feeds) for piece in pieces])
+        return [_finite(dict(zip(teacher.outputs, outputs, strict=True))) for outputs in found]
 
-    return answer
+    return answers
+
+
+def _finite(outputs: Mapping[str, object]) -> "dict[str, Tensor]":
+    """The outputs that are tensors, which must be finite."""
+    import torch
+
+    tensors = {name: held for name, held in outputs.items() if isinstance(held, torch.Tensor)}
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ModelError(f"the teacher's output {name!r} is not finite on the calibration data")
+    return tensors

@@ -92,7 +92,6 @@ class Climb:
         self._trainer = trainer
         self._lessons = lessons
         self._judge = judge
-        self._held_out = held_out
         self._tell = tell
         self._checkpoint = checkpoint
         self._kept = checkpoint.read()
@@ -100,6 +99,8 @@ class Climb:
         self._done = self._total = self.lost = 0
         self._rows, self._accumulate = rows, accumulate
         self._judging_rows = self._count(held_out)
+        together = max(rows // max(lessons.pieces[place].rows for place in held_out), 1)
+        self._held_out = [held_out[start : start + together] for start in range(0, len(held_out), together)]
         training = [place for place in range(len(lessons.pieces)) if place not in held_out] or list(held_out)
         self.steps_of_epoch = math.ceil(self._count(training) / (rows * accumulate))
         self._order = self._shuffled(training, generator)
@@ -196,7 +197,7 @@ class Climb:
             share = None if self._pruning is None else self._pruning.share(step, steps)
             if share is not None:
                 self._trainer.prune(share)
-            batches = (batch for places in draw for batch in self._lessons.batches(places))
+            batches = map(self._lessons.batches, draw)
             loss = self._trainer.step(batches, sum(map(self._count, draw)), rate * schedule(step, steps))
             if not math.isfinite(loss):
                 return _LOST
@@ -238,8 +239,8 @@ class Climb:
         return self._kept.steps
 
     def _verdict(self) -> Verdict:
-        batches = [self._lessons.batches([place])[0] for place in self._held_out]
-        verdict = self._judge.weigh([self._trainer.outputs(batch) for batch in batches])
+        found = [it for places in self._held_out for it in self._trainer.outputs(self._lessons.apart(places))]
+        verdict = self._judge.weigh(found)
         return _LOST if math.isnan(verdict.loss) else verdict  # NaN has no order
 
     def _keep(self, verdict: Verdict) -> bool:

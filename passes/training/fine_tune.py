@@ -1,6 +1,6 @@
 """Fine-tuning: labels teach the model, or those parts of it that are selected."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,7 +12,7 @@ from ...ir.suggestion import nearest
 from ..base import Labelled, PassContext
 from ..judge import Verdict
 from ..measures import LossKind, choose_measures
-from .lessons import Piece
+from .lessons import Answer, Piece
 from .losses import Loss, cross_entropy, mean_square, missed, users_own
 from .train import Task, Training, judged
 
@@ -72,7 +72,7 @@ class FineTuning(Training):
         )
         counts = name if is_usual and self.loss != _NUMBERS and are_classes else ""
         judge = _LabelJudge(loss, judging, judged(context, judging), counts)
-        return Task(_answer, lambda outputs, wanted: loss(outputs, wanted[LABELS]), judge)
+        return Task(_answers, lambda outputs, wanted: loss(outputs, wanted[LABELS]), judge)
 
 
 def _are_whole(labels: Sequence[Any]) -> bool:
@@ -95,15 +95,15 @@ def _array(labels: Any) -> np.ndarray:
     return array
 
 
-def _answer(piece: Piece) -> "Mapping[str, Tensor]":
+def _answers(pieces: Sequence[Piece]) -> "list[Mapping[str, Tensor]]":
     from ...ir.ops.dtypes import to_torch
 
-    return {LABELS: to_torch(_array(piece.labels))}
+    return [{LABELS: to_torch(_array(piece.labels))} for piece in pieces]
 
 
-def with_labels(answer: "Callable[[Piece], Mapping[str, Tensor]]") -> "Callable[[Piece], Mapping[str, Tensor]]":
-    """Add the labels of a piece to its answers."""
-    return lambda piece: {**answer(piece), **_answer(piece)}
+def with_labels(answer: Answer) -> Answer:
+    """Add the labels of pieces to their answers."""
+    return lambda pieces: [{**own, **labels} for own, labels in zip(answer(pieces), _answers(pieces), strict=True)]
 
 
 class _LabelJudge:
@@ -118,7 +118,7 @@ class _LabelJudge:
 
     def __init__(self, loss: Loss, pieces: Sequence[Piece], labelled: Labelled | None, counts: str) -> None:
         self._loss = loss
-        self._labels = [_answer(piece)[LABELS] for piece in pieces]
+        self._labels = [answer[LABELS] for answer in _answers(pieces)]
         self._rows = [piece.rows for piece in pieces]
         self._labelled = labelled
         self._counts = counts

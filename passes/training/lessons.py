@@ -39,6 +39,10 @@ class Piece(NamedTuple):
     rows: int
 
 
+Answer: TypeAlias = "Callable[[Sequence[Piece]], Sequence[Outputs]]"
+"""Gives the outputs that are wanted for each of some pieces, by name."""
+
+
 def divide(graph: Graph, batches: Sequence[Feeds], labels: Sequence[Any] = ()) -> list[Piece]:
     """Divide batches into pieces of at most `ROWS` samples, and small enough for `_PIECES` of them, where that works.
 
@@ -76,7 +80,7 @@ class Lessons:
     """Pieces with their answers, the wanted outputs, which are computed when they are first needed, and kept.
 
     Args:
-        answer: gives the outputs that are wanted for a piece, by name.
+        answer: gives the wanted outputs.
         student: the graph that is trained.
         pieces: the samples.
         known: the storage that answers are kept in.
@@ -84,7 +88,7 @@ class Lessons:
 
     def __init__(
         self,
-        answer: "Callable[[Piece], Outputs]",
+        answer: Answer,
         student: Graph,
         pieces: Sequence[Piece],
         known: "Storage[str, Tensor]",
@@ -95,27 +99,32 @@ class Lessons:
         self._names = [value.name for value in student.inputs]
         self._is_divisible = _is_divisible(student)
 
-    def wanted(self, place: int) -> "Outputs":
-        """The outputs that the student should give for a piece, by name."""
-        if place in self._known:
-            return self._known.get(place)
-        outputs = self._answer(self.pieces[place])
-        self._known.put(place, dict(outputs))
-        return outputs
-
-    def batches(self, places: Sequence[int]) -> list[TrainingBatch]:
-        """Some pieces as batches, those of one shape joined."""
-        import torch
-
+    def apart(self, places: Sequence[int]) -> list[TrainingBatch]:
+        """Some pieces, each as a batch."""
         from ...ir.ops.dtypes import to_torch
 
-        alike: defaultdict[Any, list[TrainingBatch]] = defaultdict(list)
-        for number, place in enumerate(places):
-            piece, wanted = self.pieces[place], self.wanted(place)
+        missing = [place for place in dict.fromkeys(places) if place not in self._known]
+        answers = dict(zip(missing, self._answer([self.pieces[place] for place in missing]), strict=True))
+        for place, outputs in answers.items():
+            self._known.put(place, dict(outputs))
+        batches: list[TrainingBatch] = []
+        for place in places:
+            piece, wanted = self.pieces[place], answers[place] if place in answers else self._known.get(place)
             inputs = tuple(to_torch(np.asarray(piece.feeds[name])) for name in self._names)
-            shapes = tuple(tensor.shape[1:] for tensor in (*inputs, *wanted.values()))
-            key = shapes if self._is_divisible else number  # a step of few pieces may take one twice
-            alike[key].append(TrainingBatch(inputs, wanted, piece.rows))
+            batches.append(TrainingBatch(inputs, wanted, piece.rows))
+        return batches
+
+    def batches(self, places: Sequence[int]) -> list[TrainingBatch]:
+        """Some pieces as batches, those of one shape joined if the student takes any number of samples."""
+        import torch
+
+        apart = self.apart(places)
+        if not self._is_divisible:
+            return apart
+        alike: defaultdict[Any, list[TrainingBatch]] = defaultdict(list)
+        for batch in apart:
+            shapes = tuple(tensor.shape[1:] for tensor in (*batch.inputs, *batch.wanted.values()))
+            alike[shapes].append(batch)
         return [_joined(batches, torch.cat) for batches in alike.values()]
 
 

@@ -35,7 +35,7 @@ from .climb import RATES, Climb, Weigher
 from .gradual import GradualPruning
 from .integer_weights import Rounding, make_trainable
 from .learned_scales import ScalePlan, TrainedScale, learn_scales
-from .lessons import MOST_ON_DISK, ROWS, Lessons, Piece, divide
+from .lessons import MOST_ON_DISK, ROWS, Answer, Lessons, Piece, divide
 from .trainer import Optimizer, Trainer, is_weight
 
 if TYPE_CHECKING:  # listing the passes must not import torch
@@ -70,14 +70,14 @@ class Task:
     """What is learned.
 
     Attributes:
-        answer: gives the outputs that are wanted for a piece, by name.
+        answer: gives the wanted outputs.
         compare: the loss of the student's outputs against the wanted ones.
         judge: judges the student's outputs for the pieces that are held out.
         teacher: the graph that gives the wanted outputs; None where labels do.
         learned: the loss below which nothing is left to learn.
     """
 
-    answer: "Callable[[Piece], Mapping[str, Tensor]]"
+    answer: Answer
     compare: "Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Tensor]"
     judge: Weigher
     teacher: Graph | None = None

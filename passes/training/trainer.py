@@ -13,6 +13,7 @@ from ...ir.graph import Constant, Graph
 from ..precision import Precision
 from .gradual import GradualPruning
 from .lessons import TrainingBatch
+from .vectorized import Vectorized
 
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
@@ -95,7 +96,7 @@ class Trainer:
         self._compare = compare
         self._kind: Optimizer = optimizer
         self._decay, self._clip, self._share = decay, clip, average
-        self._module = self._learning = to_module(student, training=True)
+        self._module = learning = to_module(student, training=True)
         self._module.requires_grad_(False)
         chosen = set(weights)
         self._weights = [
@@ -104,9 +105,10 @@ class Trainer:
             if constant in chosen
         ]
         if precision == "bfloat16":
-            self._learning = to_module(student, training=True, products=torch.bfloat16)
+            learning = to_module(student, training=True, products=torch.bfloat16)
             for name, parameter in self._module.named_parameters():
-                self._learning.register_parameter(name, parameter)
+                learning.register_parameter(name, parameter)
+        self._run, self._learn = Vectorized(self._module), Vectorized(learning)
         self._sizes = [_size(weight) for weight in self._weights]
         self._pruning = pruning
         sparse = {} if pruning is None else pruning.layers
@@ -181,12 +183,13 @@ class Trainer:
         """Whether no gradient has been a number since the weights were restored, so that no step has moved them."""
         return not self._norms
 
-    def step(self, batches: Iterable[TrainingBatch], rows: int, rate: float) -> float:
+    def step(self, draws: Iterable[Sequence[TrainingBatch]], rows: int, rate: float) -> float:
         """Learn from some samples; returns the loss before it, and changes nothing if it or a gradient is no number.
 
         Args:
-            batches: the samples, as many at a time as are run together; their gradients are averaged over all samples.
-            rows: the number of samples in all batches together.
+            draws: the samples, as many batches at a time as are run together; their gradients are averaged over all
+                samples.
+            rows: the number of samples in all draws together.
             rate: how far weights move: as a share of their size, or for each unit of gradient.
 
         Raises:
@@ -194,13 +197,17 @@ class Trainer:
         """
         self._optimizer.zero_grad()
         total = 0.0
-        for batch in batches:
-            outputs = dict(zip(self._student.outputs, self._learning(*batch.inputs), strict=True))
-            loss = self._compare(outputs, batch.wanted) * (batch.rows / rows)
-            if not loss.requires_grad:
-                raise ModelError("no gradient reaches the weights from the outputs that are compared")
-            loss.backward()
-            total += loss.item()
+        for batches in draws:
+            for found in self._learn.parts([batch.inputs for batch in batches]):
+                losses = [
+                    self._compare(self._named(outputs), batches[place].wanted) * (batches[place].rows / rows)
+                    for place, outputs in found.items()
+                ]
+                loss = sum(losses[1:], start=losses[0])
+                if not loss.requires_grad:
+                    raise ModelError("no gradient reaches the weights from the outputs that are compared")
+                loss.backward()
+                total += loss.item()
         if not (isfinite(total) and self._clipped()):
             return total
         for group in self._optimizer.param_groups:
@@ -230,16 +237,19 @@ class Trainer:
                 gradient.mul_(most / norm)
         return True
 
-    def outputs(self, batch: TrainingBatch) -> "dict[str, Tensor]":
-        """The student's outputs for a batch, by name."""
+    def outputs(self, batches: Sequence[TrainingBatch]) -> "list[Outputs]":
+        """The student's outputs for each batch, by name."""
         import torch
 
         self._exchange()
         try:
             with torch.no_grad():
-                return dict(zip(self._student.outputs, self._module(*batch.inputs), strict=True))
+                return list(map(self._named, self._run([batch.inputs for batch in batches])))
         finally:
             self._exchange()
+
+    def _named(self, outputs: "Sequence[Tensor]") -> "Outputs":
+        return dict(zip(self._student.outputs, outputs, strict=True))
 
     def finish(self) -> None:
         """Write the weights, or their averages, into the graph."""

@@ -102,6 +102,27 @@ def test_an_lstm_in_training_computes_what_it_does_otherwise(direction: str, set
         torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.parametrize("layout", [0, 1])
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+def test_an_lstm_in_training_takes_stacked_samples(direction: str, layout: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    count, definition = 1 + (direction == "bidirectional"), operators()["LSTM"]
+    assert definition.trainable is not None
+    x, states = ((3, 5, 4), (3, count, 2)) if layout else ((5, 3, 4), (count, 3, 2))
+    w, r, b = (torch.randn(shape, generator=generator) for shape in [(count, 8, 4), (count, 8, 2), (count, 16)])
+    x, h, c = (torch.randn(4, *shape, generator=generator) for shape in (x, states, states))
+
+    def run(x: torch.Tensor, h: torch.Tensor | None, c: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+        return definition.trainable(x, w, r, b, None, h, c, outputs=3, direction=direction, layout=layout)
+
+    cases = (((x, None, None), (0, None, None)), ((x, h, c[0]), (0, 0, None)), ((x[0], h, c), (None, 0, 0)))
+    for started, axes in cases:
+        got = torch.vmap(run, axes)(*started)
+        for place, found in enumerate(zip(*got, strict=True)):
+            own = (it if axis is None else it[place] for it, axis in zip(started, axes, strict=True))
+            torch.testing.assert_close(found, run(*own))
+
+
 @pytest.mark.parametrize("axis", [-1, 1])
 @pytest.mark.parametrize("shape", [(4,), (3, 4), (1,)])
 def test_a_normalization_in_training_computes_what_it_does_otherwise(axis: int, shape: tuple[int, ...]) -> None:

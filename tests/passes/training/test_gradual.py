@@ -80,10 +80,10 @@ def test_weights_that_are_left_learn_and_zeros_stay(average: float) -> None:
         return (got["y"] - wanted["y"]).square().mean()
 
     trainer = Trainer(graph, [found], squared, average=average, pruning=pruning)
-    trainer.step([batch], 3, 0.01)
+    trainer.step([[batch]], 3, 0.01)
     (before,) = trainer.weights()
     trainer.prune(0.5)
-    trainer.step([batch], 3, 0.01)
+    trainer.step([[batch]], 3, 0.01)
 
     (after,) = trainer.weights()
     assert (after == 0).tolist() == [[True, False], [True, False], [True, False]]

@@ -1,5 +1,6 @@
 """Lessons: data in pieces that can be held out, put together where their shapes agree, and a memory that is bounded."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,8 @@ def numbers(rows: int, width: int = 3) -> Feeds:
     return {"x": np.arange(rows * width, dtype=np.float32).reshape(rows, width)}
 
 
-def doubled(piece: Piece) -> dict[str, torch.Tensor]:
-    return {"y": 2 * torch.from_numpy(piece.feeds["x"])}
+def doubled(pieces: Sequence[Piece]) -> list[dict[str, torch.Tensor]]:
+    return [{"y": 2 * torch.from_numpy(piece.feeds["x"])} for piece in pieces]
 
 
 def test_large_batches_are_divided_with_their_labels() -> None:
@@ -63,9 +64,9 @@ def test_answers_are_asked_for_once_where_there_is_room_for_them(
     heard: list[Piece] = []
     graph = doubling("batch", 3)
 
-    def answer(piece: Piece) -> dict[str, torch.Tensor]:
-        heard.append(piece)
-        return doubled(piece)
+    def answer(pieces: Sequence[Piece]) -> list[dict[str, torch.Tensor]]:
+        heard.extend(pieces)
+        return doubled(pieces)
 
     taught = Lessons(answer, graph, divide(graph, [numbers(1)]), Storage(tmp_path, on_disk))
     for _ in range(3):
@@ -85,3 +86,4 @@ def test_a_piece_of_fixed_sizes_that_is_taken_twice_stays_two_batches(tmp_path: 
     graph = doubling(2, 3)
     taught = Lessons(doubled, graph, divide(graph, [numbers(2)]), Storage(tmp_path))
     assert [batch.inputs[0].shape for batch in taught.batches([0, 0])] == [(2, 3), (2, 3)]
+    assert [batch.inputs[0].shape for batch in taught.apart([0, 0])] == [(2, 3), (2, 3)]
