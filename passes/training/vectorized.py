@@ -2,7 +2,7 @@
 
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 
@@ -26,7 +26,7 @@ class Vectorized:
         found = {place: outputs for part in self.parts(samples) for place, outputs in part.items()}
         return [found[place] for place in range(len(samples))]
 
-    def parts(self, samples: Sequence[Sequence[Any]]) -> Iterator[dict[int, Sequence[Any]]]:
+    def parts(self, samples: Sequence[Sequence[Any]]) -> Iterator[Mapping[int, Sequence[Any]]]:
         """The outputs by the indices of samples, as many at a time as are computed together."""
         import torch
 
