@@ -28,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -71,17 +71,22 @@ CODES = {2: "refused", 3: "refused", 4: "wrong", 6: "refused"}
 def names(files: Sequence[Path]) -> list[str]:
     """The names of the models, as `zoo.build` takes them, and the paths of ONNX files."""
     import zoo
+    from torchvision.models import get_model_weights
 
     every = zoo.names(dynamic=False)
-    families: dict[str, str] = {}
+    families: dict[str, list[str]] = defaultdict(list)
     for name in every:
         if name.startswith("torchvision/"):
-            families.setdefault(re.split(r"\d|_", name)[0], name)
+            families[re.split(r"\d|_", name)[0]].append(name)
+    smallest = [
+        min(family, key=lambda it: next(iter(get_model_weights(it.rpartition("/")[2]))).meta["num_params"])
+        for family in families.values()
+    ]
     others = [name for name in every if name.startswith("transformers/")]
     chosen = others[:: max(len(others) // ARCHITECTURES, 1)]
     timm = [name for name in every if name.startswith("timm/")]
     found = sorted(str(file) for folder in files for file in folder.rglob("*.onnx"))
-    return [*families.values(), *timm, *chosen, *found]
+    return [*smallest, *timm, *chosen, *found]
 
 
 def prepare(name: str, folder: Path) -> None:

@@ -8,7 +8,7 @@ products are kept, so that memory doesn't grow with the amount of data. A draft,
 by, is fitted to fewer rows.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
@@ -83,8 +83,8 @@ def repair(
             continue
         if not context.selects(new) and (old.operand(0), known.axis) not in kept:
             continue
-        mask = kept.get((old.output, known.output_axis))
-        layer = _Layer.of(graph, place, known, old, mask)
+        masks = {axis: left for (value, axis), left in kept.items() if value is old.output}
+        layer = _Layer.of(graph, place, known, old, masks)
         if missing and (summed := _summed(source, old)) is not None:
             layer.beside = summed[0].operand(summed[1]), twins[summed[0]].operand(summed[1])
         layers.append(layer)
@@ -181,7 +181,8 @@ class _Layer:
         place: the index of the layer's node in the graph.
         reader: the layer.
         output: the layer's output in the whole graph.
-        mask: a boolean for each channel of that output, whether it is left; None where all are.
+        masks: a boolean for each index of that output's axes that lost some, whether it is left, by axis. A pool that
+            is written as a product keeps the channels of images beside the axis that it multiplies.
         bias: the constant that is added to the output; None where none can be changed.
         beside: what the output is added to in the whole graph, and in the other; None to fit the output by itself.
         is_changed: whether the layer was changed, since that was worth it.
@@ -190,13 +191,13 @@ class _Layer:
     place: int
     reader: Reader
     output: Value
-    mask: np.ndarray | None
+    masks: Mapping[int, np.ndarray]
     bias: Constant | None
     beside: tuple[Value, Value] | None = None
     is_changed: bool = False
 
     @classmethod
-    def of(cls, graph: Graph, place: int, known: Reader, old: Node, mask: np.ndarray | None) -> "_Layer":
+    def of(cls, graph: Graph, place: int, known: Reader, old: Node, masks: Mapping[int, np.ndarray]) -> "_Layer":
         """The layer of a node, with a bias of zeros if it has none and can have one."""
         node, bias = known.node, None
         if node.operator == "MatMul":
@@ -210,9 +211,9 @@ class _Layer:
                 graph.set_input(node, 2, graph.add_constant(zeros, f"{known.weight.name}_bias"))
             bias = node.inputs[2]
         if not isinstance(bias, Constant) or bias.use_count != 1 or graph.is_output(bias):
-            return cls(place, known, old.output, mask, None)
+            return cls(place, known, old.output, masks, None)
         is_whole = bias.data.size == node.output.shape[known.output_axis]
-        return cls(place, known, old.output, mask, bias if is_whole else None)
+        return cls(place, known, old.output, masks, bias if is_whole else None)
 
     @property
     def _kernel(self) -> int:
@@ -236,8 +237,8 @@ class _Layer:
         import torch
 
         axis = self.reader.output_axis
-        if self.mask is not None:
-            wanted = wanted.index_select(axis, torch.from_numpy(np.flatnonzero(self.mask)))
+        for other, left in self.masks.items():
+            wanted = wanted.index_select(other, torch.from_numpy(np.flatnonzero(left)))
         lacking = (wanted - found).movedim(axis, -1)
         places = torch.randperm(lacking.shape[:-1].numel(), generator=generator)[:count]
         lacking = lacking.reshape(-1, lacking.shape[-1])[places].float()

@@ -414,3 +414,17 @@ def test_what_is_split_in_several_is_pruned_with_data(new_net: Any) -> None:
 
     assert result.counts["channels"]
     assert net.graph.constants["joined"].data.shape[0] == 24
+
+
+def test_a_pool_that_is_written_as_products_keeps_fewer_channels_beside(new_net: Any) -> None:
+    net = new_net()
+    x = net.op.Relu(net.conv(net.x, "first", 16))
+    rows, columns = (np.full(shape, 1 / 8, np.float32) for shape in ((2, 8), (8, 2)))
+    pooled = net.op.MatMul(net.op.constant(rows, "rows"), net.op.MatMul(x, net.op.constant(columns, "columns")))
+    graph = net.classify(net.op.Relu(net.conv(pooled, "second", 8)))
+
+    result = prune(graph, images(0), ratio=0.5, only=("first",))
+
+    assert result.counts["channels"] == 8
+    assert pooled.shape[1] == 8
+    assert np.isfinite(net.run(graph)).all()
