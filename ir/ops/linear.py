@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ..traits import Trait
 from .registry import operator
-from .unsigned import widened
+from .unsigned import has_data, widened
 
 
 @operator("MatMul", traits=Trait.CONTRACTING)
@@ -43,4 +43,9 @@ def einsum(*inputs: Tensor, equation: str) -> Tensor:
 
 @operator("Det")
 def det(x: Tensor) -> Tensor:
-    return torch.linalg.det(x.to(torch.promote_types(x.dtype, torch.float32))).to(x.dtype)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    if x.ndim == 2 or not x.numel() or not has_data(x):
+        return torch.linalg.det(wide).to(x.dtype)
+    # torch factorizes the matrices of a batch on several threads at once, by which MKL never ends from 200 rows or so
+    each = [torch.linalg.det(matrix) for matrix in wide.flatten(0, -3)]
+    return torch.stack(each).reshape(x.shape[:-2]).to(x.dtype)

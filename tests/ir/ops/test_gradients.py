@@ -31,6 +31,7 @@ CASES: dict[str, tuple[list[Any], dict[str, Any]]] = {
     "Concat": ([wave(2, 3), wave(2, 1)], {"axis": 1}),
     "Conv": ([wave(1, 2, 5, 4), wave(3, 2, 3, 2), wave(3)], {"auto_pad": "SAME_UPPER", "strides": (2, 1)}),
     "ConvTranspose": ([wave(1, 2, 3), wave(2, 2, 3), wave(2)], {"strides": (2,), "pads": (1, 0)}),
+    "Det": ([wave(2, 1, 3, 3)], {}),
     "Einsum": ([wave(2, 3), wave(3, 2)], {"equation": "ij,jk->ik"}),
     "Gather": ([wave(4, 2), torch.tensor([0, -1, 0])], {"axis": 0}),
     "Gemm": ([wave(3, 2), wave(3, 4), wave(4)], {"transA": 1, "alpha": 0.5, "beta": 2.0}),
@@ -62,6 +63,21 @@ def test_a_batch_normalization_is_trained_as_it_runs(statistics_learn: bool) -> 
         arguments[3:] = [statistic.detach() for statistic in arguments[3:]]
     assert torch.autograd.gradcheck(lambda *inputs: kind.trainable(*inputs, epsilon=0.01), arguments)
     assert torch.allclose(kind.trainable(*arguments, epsilon=0.01), kind.function(*arguments, epsilon=0.01))
+
+
+def test_determinants_of_large_matrices_are_computed_on_any_number_of_threads() -> None:
+    x = torch.sin(torch.arange(4 * 300 * 300) * 2.4).double().reshape(2, 2, 300, 300) / 300 + torch.eye(300)
+    given = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        y = operators()["Det"].function(x)
+        single = torch.linalg.det(x[1, 0])
+        empty = operators()["Det"].function(torch.empty(0, 300, 300))
+    finally:
+        torch.set_num_threads(given)
+    assert y.shape == (2, 2)
+    assert torch.allclose(y[1, 0], single)
+    assert empty.shape == (0,)
 
 
 def test_rounding_passes_the_gradient_straight_through_inside_the_range_only() -> None:

@@ -114,6 +114,31 @@ def test_what_varies_no_more_than_float32_rounds_can_be_rounded_for(noise: float
     assert (codes - weights / scale).abs().mean() < 1
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_groups_with_hundreds_of_inputs_are_fitted_on_any_number_of_threads(threads: int) -> None:
+    read, made = torch.from_numpy(array(8, 400, 257)).double(), torch.from_numpy(array(8, 400, 4)).double()
+    read[:, :, -1] = 1
+    sums, before = _Sums(read.mT @ read, read.mT @ made, made.square().sum(1)), torch.zeros(8, 257, 4).double()
+    given = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        best = sums.best(before)
+    finally:
+        torch.set_num_threads(given)
+    for moved in (best + 0.01, best - 0.01):
+        assert (sums.error(best) < sums.error(moved)).all()
+    assert (sums.error(best) < 0.5 * sums.error(before)).all()
+
+
+def test_what_doesnt_vary_is_fitted_where_rounded_sums_have_no_root() -> None:
+    made, held = torch.from_numpy(array(1, 1000, 8) + 1), torch.from_numpy(np.abs(100 * array(1, 1, 2000)))
+    read = torch.cat([held.expand(1, 1000, 2000), torch.ones(1, 1000, 1)], 2)
+    sums = _Sums(*(part.double() for part in (read.mT @ read, read.mT @ made, made.square().sum(1))))
+    best = sums.best(torch.zeros(1, 2001, 8).double())
+    wanted = made.double().var(1, correction=0) * 1000  # all that no constant explains
+    assert torch.allclose(sums.error(best), wanted.flatten(), rtol=1e-3)
+
+
 def test_what_was_pruned_stays_zero() -> None:
     source = network("windows")
     for constant in list(source.constants.values()):
