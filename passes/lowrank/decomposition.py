@@ -150,10 +150,11 @@ def lost(matrix: np.ndarray, approximation: np.ndarray, covariance: np.ndarray |
     Args:
         matrix: the weight, `[K, N]`.
         approximation: the approximation of the weight, `[K, N]`.
-        covariance: the covariance of the inputs; None where all directions count the same.
+        covariance: the covariance of the inputs, `[K, K]`, or its diagonal, `[K]`; None where all directions count the
+            same.
     """
     difference = matrix - approximation
-    return float(np.vdot(difference, difference if covariance is None else covariance @ difference))
+    return float(np.vdot(difference, _times(covariance, difference)))
 
 
 def _eigenvectors(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -185,7 +186,7 @@ def _transposed(root: np.ndarray | None) -> np.ndarray | None:
 
 
 def _times(root: np.ndarray | None, matrix: np.ndarray) -> np.ndarray:
-    """The product of a root with a matrix; a root is a matrix, a diagonal, or None for the identity."""
+    """The product of a root, or a moment, with a matrix; each is a matrix, a diagonal, or None for the identity."""
     if root is None:
         return matrix
     return root[:, None] * matrix if root.ndim == 1 else root @ matrix

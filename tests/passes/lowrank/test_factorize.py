@@ -18,6 +18,7 @@ from planish.ir.verify import verify
 from planish.passes.base import Feeds, PassContext, PassResult, Profile
 from planish.passes.lowrank.factorize import Factorization
 from planish.passes.lowrank.matrix import kernel_of, weight_of
+from planish.passes.moments import WIDEST_WINDOW
 from planish.targets.load import load_target
 
 RNG = np.random.default_rng(0)
@@ -189,6 +190,19 @@ def test_a_mean_goes_into_the_bias_unless_zeros_are_around_an_image(is_padded: b
     assert (last.input(2) is None) == is_padded
     lost = (run(graph, test) - expected).mean(axis=(0, 2, 3))
     assert is_padded or np.abs(lost).max() < 1e-2 * np.abs(expected.mean(axis=(0, 2, 3))).max()
+
+
+def test_a_convolution_with_thousands_of_inputs_is_split_by_what_each_of_them_reads() -> None:
+    assert 10 * 512 > WIDEST_WINDOW
+    weight = (low_rank(16, 5120, rank=2) / 50).reshape(16, 10, 512, 1)
+    graph = graph_of((2, 10, 600, 1), lambda op, x: op.Conv(x, weight))
+    batches = RNG.standard_normal((5, 2, 10, 600, 1)).astype(np.float32)
+    expected = run(graph, batches[4])
+
+    factorize(graph, tuple({"x": x} for x in batches[:4]), energy=1 - 1e-6)
+
+    assert len(list(graph.nodes)) == 2
+    assert np.abs(run(graph, batches[4]) - expected).max() < 1e-2 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
