@@ -17,6 +17,7 @@ from ..backends.base import Port, bind
 from ..ir.arrays import read_arrays, restored
 from ..ir.errors import ModelError, UsageError
 from ..ir.graph import Graph
+from ..ir.limits import check_drawn
 from ..ir.numerics import is_float
 from ..ir.suggestion import did_you_mean
 from ..ir.types import DType
@@ -184,16 +185,17 @@ def random_sample(ports: Sequence[Port], size: int = 32) -> Feeds:
 
     Raises:
         UsageError: an input is no array of a known rank.
+        ModelError: the inputs would be too large.
     """
     generator = np.random.default_rng(0)
     first = ports[0].shape[0] if ports and ports[0].shape else None
-    feeds: dict[str, np.ndarray] = {}
+    shapes: dict[str, list[int]] = {}
     for port in ports:
         if port.container or port.shape is None:
             raise UsageError(f"nothing can be made up for the input {port.name!r}, {port}: give data (-d)")
-        shape = [dim if isinstance(dim, int) else 1 if dim == first else size for dim in port.shape]
-        feeds[port.name] = random_array(DType[port.dtype], shape, generator)
-    return feeds
+        shapes[port.name] = [dim if isinstance(dim, int) else 1 if dim == first else size for dim in port.shape]
+    check_drawn(shapes)
+    return {port.name: random_array(DType[port.dtype], shapes[port.name], generator) for port in ports}
 
 
 def _batch(item: Any, ports: Sequence[Port], place: str) -> Batch:

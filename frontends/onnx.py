@@ -28,7 +28,7 @@ from ..ir.verify import verify
 from .dim_names import DimNames
 from .onnx_check import check_model, graphs_of, nodes_of
 from .onnx_convert import normalized, renewed
-from .onnx_weights import Weights, dtype_of, take_weights
+from .onnx_weights import Weights, dtype_of, take_weights, text_of
 
 
 def read_onnx(path: str | Path) -> Graph:
@@ -43,7 +43,7 @@ def read_onnx(path: str | Path) -> Graph:
     check_model(proto, file)
     weights = take_weights(proto, file)
     metadata = {  # version conversion drops it
-        name: {entry.key: entry.value for entry in node.metadata_props}
+        name: {text_of(entry.key): text_of(entry.value) for entry in node.metadata_props}
         for node in nodes_of(proto.graph)
         for name in node.output[:1]
     }

@@ -4,6 +4,7 @@ All of them are read here, before any library sees the model, so that none opens
 are lifted out meanwhile: conversions copy no weights.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -135,9 +136,9 @@ class _Store:
         """The bytes of a tensor that lies in another file."""
         if dtype is DType.string:
             raise ModelError(f"{where} has texts in another file, which the standard doesn't allow")
-        entries = {
-            entry.key: entry.value for entry in tensor.external_data
-        }  # others than these three mean nothing here
+        entries = {  # others than these three mean nothing here
+            text_of(entry.key): text_of(entry.value) for entry in tensor.external_data
+        }
         mapped, path = self._mapped(entries.get("location", ""), where)
         needed = (prod(tensor.dims) * dtype.bits + 7) // 8
         offset, length = (
@@ -161,6 +162,11 @@ class _Store:
             except (RefusedFileError, OSError, ValueError) as error:
                 raise ModelError(f"{where}: its weights in {path} can't be read: {error}") from error
         return self._maps[location], path
+
+
+def text_of(field: str | bytes) -> str:
+    """The text of a field, of which protobuf gives the bytes where they are no UTF-8, as names of files are decoded."""
+    return os.fsdecode(field)
 
 
 def _count(text: str, what: str) -> int:

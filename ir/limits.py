@@ -1,6 +1,6 @@
 """How much a graph may ask for while planish runs it: what is more is a mistake, or a file made to do harm."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 
 from .dims import evaluate
@@ -12,6 +12,9 @@ MOST_STEPS = 100_000
 
 MOST_BYTES = 4 << 30
 """The most bytes of one tensor that a graph is given or computes; its weights may be larger."""
+
+MOST_DRAWN = 1 << 27
+"""The most numbers that are made up for a model's inputs, in all: they are drawn in 8 bytes each, 1 GiB."""
 
 MOST_OPEN_AXES = 8
 """The most symbolic sizes of one tensor: what torch takes to reason about them doubles with each."""
@@ -50,3 +53,22 @@ def check_types(types: Iterable[TensorType], sizes: Mapping[str, int], where: st
     """
     if fault := size_fault(types, sizes):
         raise ModelError(f"{where}: {fault}")
+
+
+def check_drawn(shapes: Mapping[str, Sequence[int]]) -> None:
+    """Refuse to make up inputs that would be too large together.
+
+    Args:
+        shapes: the shapes of the inputs, by name.
+
+    Raises:
+        ModelError: they would be; the largest one is named.
+    """
+    counts = {name: prod(shape) for name, shape in shapes.items()}
+    if sum(counts.values()) <= MOST_DRAWN:
+        return
+    largest = max(counts, key=lambda name: counts[name])
+    raise ModelError(
+        f"input {largest!r} would take {counts[largest]:,} random numbers in the shape {list(shapes[largest])}, and "
+        f"planish makes up at most {MOST_DRAWN:,} for all inputs of a model"
+    )

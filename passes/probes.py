@@ -9,7 +9,7 @@ import numpy as np
 from ..ir.dims import Dim, evaluate, symbols
 from ..ir.errors import CheckError, ModelError
 from ..ir.graph import Graph, Value
-from ..ir.limits import check_types
+from ..ir.limits import check_drawn
 from ..ir.numerics import Outputs, flattened, is_float
 from ..ir.types import DType
 from .base import Feeds
@@ -131,7 +131,12 @@ def _random_probes(
     probes: list[Feeds] = []
     for leading, size in sizes:
         own = {first: leading} if isinstance(first, str) else {}
-        probe = {value.name: _random(value, own, size, generator) for value in graph.inputs}
+        shapes = {value: _shape(value, own, size) for value in graph.inputs}
+        check_drawn({value.name: shape for value, shape in shapes.items()})
+        probe = {
+            value.name: random_array(value.dtype, shape, generator, _table_rows(value))
+            for value, shape in shapes.items()
+        }
         probes.append(of_categories(graph, probe, generator))
     run_graph(graph, probes, held_to_types=held_to_types)
     return probes
@@ -186,16 +191,14 @@ def _at_edges(array: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     return flat.reshape(array.shape)
 
 
-def _random(value: Value, own: Mapping[str, int], size: int, generator: np.random.Generator) -> np.ndarray:
-    """A random array for an input, some of whose symbolic dimensions have sizes of their own.
+def _shape(value: Value, own: Mapping[str, int], size: int) -> list[int]:
+    """The shape of a random array for an input, some of whose symbolic dimensions have sizes of their own.
 
     Raises:
-        ModelError: the input is no tensor of a known rank, or would take too much memory.
+        ModelError: the input is no tensor of a known rank.
     """
     sizes = {**dict.fromkeys(value.type.symbols, size), **own}
-    check_types([value.type], sizes, f"input {value.name!r}")
-    shape = [evaluate(dim, sizes) for dim in value.shape]
-    return random_array(value.dtype, shape, generator, _table_rows(value))
+    return [evaluate(dim, sizes) for dim in value.shape]
 
 
 def _table_rows(value: Value) -> int:

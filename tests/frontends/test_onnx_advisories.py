@@ -141,6 +141,27 @@ def test_paths_of_other_systems_and_none(place: Place, folder: Path, location: s
     )
 
 
+@pytest.mark.parametrize("key", ["location", "w.bin", "12345"])
+def test_texts_that_are_no_utf_8(folder: Path, key: str) -> None:
+    (folder / "w.bin").write_bytes(SECRET)
+    onnx.save(as_initializer(external("w.bin", offset=12345)), folder / "model.onnx")
+    written = (folder / "model.onnx").read_bytes()
+    (folder / "model.onnx").write_bytes(written.replace(key.encode(), b"\xff" + key[1:].encode()))
+    message = {"location": "outside the model's folder", "w.bin": r"'w'.*can't be read", "12345": "no number of bytes"}
+    with pytest.raises(ModelError, match=message[key]) as refusal:
+        read_onnx(folder / "model.onnx")
+    str(refusal.value).encode()
+
+
+def test_places_that_are_no_utf_8_are_escaped(folder: Path) -> None:
+    made = model([helper.make_node("Not", ["x"], ["y"])])
+    made.graph.input[0].CopyFrom(value("x", TensorProto.BOOL))
+    made.graph.node[0].metadata_props.add(key="planish.module", value="place")
+    (folder / "model.onnx").write_bytes(made.SerializeToString().replace(b"place", b"\xfflace"))
+    (node,) = read_onnx(folder / "model.onnx").nodes
+    assert node.location.module == r"\udcfflace"
+
+
 def test_cve_2024_27319_long_names_in_messages_of_the_converter(folder: Path) -> None:
     """It read beyond the end of a message of more than 2048 characters."""
     for length in (2040, 2048, 2049, 4000):

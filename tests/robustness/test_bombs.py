@@ -2,6 +2,7 @@
 
 import zipfile
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 
 import numpy as np
 import onnx
@@ -10,7 +11,7 @@ from numpy.lib import format as npy
 from onnx import numpy_helper
 
 from planish.backends.base import Port
-from planish.driver.data import read_data
+from planish.driver.data import random_sample, read_data
 from planish.driver.model import read_model
 from planish.driver.optimize import optimize_file
 from planish.driver.recipe_file import read_recipe
@@ -103,7 +104,7 @@ def test_tensors_of_terabytes(body: str, path: Path) -> None:
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ("1099511627776", "input 'x': a float32"),
+        ("1099511627776", r"input 'x' would take 1,099,511,627,776 random numbers in the shape \[1099511627776\]"),
         ("n, 100000, 100000", "would take"),
         ("a,b,c,d,e,f,g,h,i", "9 axes of open"),
     ],
@@ -112,6 +113,16 @@ def test_inputs_beyond_all_bounds(shape: str, message: str, path: Path) -> None:
     save(f"net (float[{shape}] x) => (float[{shape}] y) {{ t = Identity(x)  y = Relu(t) }}", path)
     with pytest.raises(ModelError, match=message):
         optimize_file(str(path), "remove-identities", None, target="x86-64")
+
+
+def test_inputs_of_narrow_numbers_are_not_drawn_in_wide_ones_first(path: Path) -> None:
+    save("net (int8[600000000] x) => (int8[1] y) { t = Identity(x)  y = ReduceMax(t) }", path)
+    before = getrusage(RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ModelError, match=r"input 'x' would take 600,000,000 random numbers in the shape \[600000000\]"):
+        optimize_file(str(path), "remove-identities", None, target="x86-64")
+    with pytest.raises(ModelError, match="input 'x' would take 600,000,000 random numbers"):
+        random_sample([Port("x", "int8", (600_000_000,))])
+    assert getrusage(RUSAGE_SELF).ru_maxrss < before + (1 << 19)  # in KiB
 
 
 def test_more_operands_than_a_node_has(path: Path) -> None:
