@@ -1,8 +1,9 @@
 """Adapters in the files of Hugging Face's PEFT: `adapter_config.json` and `adapter_model.safetensors`.
 
 Weights have the names `base_model.model.LAYER.lora_A.weight` and `...lora_B.weight`, as torch's layers hold them:
-`[rank, inputs]` and `[outputs, rank]`; DoRA adds `...lora_magnitude_vector`, `[outputs]`. Files that torch has pickled
-are not read.
+`[rank, inputs]` and `[outputs, rank]`; DoRA adds `...lora_magnitude_vector`, `[outputs]`. Modules that were trained as
+a whole (`modules_to_save`, to which PEFT adds the head of every classifier) have the names of their parameters, as in
+`base_model.model.LAYER.weight`. Files that torch has pickled are not read.
 """
 
 import json
@@ -45,8 +46,22 @@ class Weights:
     magnitudes: np.ndarray | None = None
 
 
-def read_peft(folder: Path) -> dict[str, Weights]:
-    """The adapters in a folder by their layers' module paths.
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a folder of PEFT's holds, by the module paths of layers.
+
+    Attributes:
+        adapters: the adapters.
+        whole: the parameters of layers that were trained as a whole, by their own names: `weight` and `bias`, as torch
+            holds them.
+    """
+
+    adapters: Mapping[str, Weights]
+    whole: Mapping[str, Mapping[str, np.ndarray]]
+
+
+def read_peft(folder: Path) -> Trained:
+    """The adapters and whole layers in a folder.
 
     Raises:
         UsageError: there are no such files.
@@ -67,15 +82,27 @@ def read_peft(folder: Path) -> dict[str, Weights]:
     if fault := _fault(config, arrays):
         raise ModelError(f"{folder}: {fault}")
     names = [key.removesuffix(f"{DOWN}.weight") for key in arrays if key.endswith(f"{DOWN}.weight")]
-    return {name.removeprefix(_PREFIX): _weights(name, arrays, config, folder) for name in names}
+    whole: dict[str, dict[str, np.ndarray]] = {}
+    for key in _whole(config, arrays):
+        layer, _, kind = key.removeprefix(_PREFIX).rpartition(".")
+        whole.setdefault(layer, {})[kind] = arrays[key]
+    return Trained({name.removeprefix(_PREFIX): _weights(name, arrays, config, folder) for name in names}, whole)
+
+
+def _whole(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """The keys of parameters of modules that were trained as a whole."""
+    saved = [f".{module}." for module in config.get("modules_to_save") or ()]
+    kinds = (".weight", ".bias")
+    return [key for key in arrays if ".lora_" not in key and key.endswith(kinds) and any(it in key for it in saved)]
 
 
 def _fault(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
     """What isn't supported of an adapter; empty where all is."""
     if config.get("peft_type") != "LORA":
         return f"its adapter is of the type {config.get('peft_type')}, and only LORA is read"
-    others = sorted(key for key in arrays if not key.endswith((f"{DOWN}.weight", f"{UP}.weight", _SIZE)))
-    return f"its adapter has more than low-rank weights: {', '.join(others[:3])}" if others else ""
+    known = {key for key in arrays if key.endswith((f"{DOWN}.weight", f"{UP}.weight", _SIZE))}
+    others = sorted(arrays.keys() - known - {*_whole(config, arrays)})
+    return f"its adapter has more than low-rank weights and modules_to_save: {', '.join(others[:3])}" if others else ""
 
 
 def _weights(name: str, arrays: Mapping[str, np.ndarray], config: Mapping[str, Any], folder: Path) -> Weights:
@@ -101,7 +128,7 @@ def _of(layer: str, pattern: Any, default: Any) -> Any:
 
 
 def match_layers(layers: Sequence[Node], names: Sequence[str], folder: Path) -> dict[str, Node]:
-    """The layers that adapters belong to: their paths are the same, or end alike, where a model is part of another.
+    """The layers that weights belong to: their paths are the same, or end alike, where a model is part of another.
 
     Raises:
         ModelError: there is none, or more than one.
@@ -117,7 +144,7 @@ def match_layers(layers: Sequence[Node], names: Sequence[str], folder: Path) -> 
         nodes = [node for it in alike for node in named[it]]
         if len(nodes) != 1:
             which = f"{len(nodes)} layers" if nodes else "no layer with a weight"
-            raise ModelError(f"{folder} has an adapter for {name}, but the model has {which} of that name")
+            raise ModelError(f"{folder} has weights for {name}, but the model has {which} of that name")
         found[name] = nodes[0]
     return found
 

@@ -49,7 +49,13 @@ def read_adapter(folder: str | Path, graph: Graph) -> dict[str, np.ndarray]:
         ModelError: it is broken, or the graph has no place for it.
     """
     folder = Path(folder)
-    given = read_peft(folder)
+    trained = read_peft(folder)
+    given = trained.adapters
+    if trained.whole:
+        raise ModelError(
+            f"{folder}: its adapter replaces {', '.join(trained.whole)}, which can't be exchanged: put it onto a model "
+            "with load-lora"
+        )
     if any(weights.magnitudes is not None for weights in given.values()):
         raise ModelError(
             f"{folder}: its adapter is a DoRA, which can't be exchanged: put it onto a model with load-lora"

@@ -92,13 +92,13 @@ def test_roots_of_ranks_scale_where_peft_says_so(source: Graph, data: list[Feeds
         (
             {**ARRAYS, "base_model.model.head.bias": np.ones(3)},
             {},
-            "has more than low-rank weights: base_model.model.h",
+            "more than low-rank weights and modules_to_save: base_model.model.h",
         ),
         ({"base_model.model.tail.lora_A.weight": np.ones((2, 3))}, {}, "the two weights of .*tail don't fit together"),
         (
             {f"base_model.model.tail.lora_{it}.weight": np.ones((2, 2)) for it in "AB"},
             {},
-            "has an adapter for tail, but the model has no layer with a weight of that name",
+            "has weights for tail, but the model has no layer with a weight of that name",
         ),
         (
             {f"base_model.model.head.lora_{it}.weight": np.ones((2, 2)) for it in "AB"},
@@ -112,6 +112,74 @@ def test_what_can_t_be_read_is_told(
 ) -> None:
     with pytest.raises(ModelError, match=message):
         loaded(source, written(tmp_path / "adapter", arrays, **config))
+
+
+WHOLE = {f"base_model.model.head.{kind}": np.ones(shape, "f") for kind, shape in (("weight", (5, 12)), ("bias", (5,)))}
+
+
+def test_layers_that_were_trained_as_a_whole_take_the_place_of_the_models_own(
+    source: Graph, data: list[Feeds], tmp_path: Path
+) -> None:
+    folder = written(tmp_path / "adapter", {**ARRAYS, **WHOLE}, modules_to_save=["head"])
+    result = planish.optimize(source, [{"load-lora": {"adapter": str(folder)}}])
+    assert result.records[-1].result.counts == {"adapters": 2, "replaced": 1}
+    assert result.records[-1].result.notes == ["the adapter's bias and weight of head took the place of the model's"]
+
+    wanted = loaded(source, written(tmp_path / "plain"))
+    wanted.constants["t"].data, wanted.constants["d"].data = 2 * np.ones((5, 12), "f"), np.ones(5, "f")  # alpha is 0.5
+    assert drift(run_graph(wanted, data), run_graph(result.graph, data)) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "message"),
+    [
+        ("head.weight", (5, 3), r"head has a weight of \(3, 5\) \(inputs, outputs\), and the model's has \(12, 5\)"),
+        ("head.bias", (3,), "head has a bias of 3 numbers, and the model's has no such constant"),
+        ("tail.weight", (5, 3), "has weights for tail, but the model has no layer with a weight of that name"),
+        (
+            "head.lora_embedding_A",
+            (2, 3),
+            "more than low-rank weights and modules_to_save: base_model.model.head.lora_e",
+        ),
+    ],
+)
+def test_layers_trained_as_a_whole_that_don_t_fit_are_told(
+    source: Graph, tmp_path: Path, kind: str, shape: tuple[int, ...], message: str
+) -> None:
+    arrays = {f"base_model.model.{kind}": np.ones(shape, "f")}
+    with pytest.raises(ModelError, match=message):
+        loaded(source, written(tmp_path / "adapter", arrays, modules_to_save=["head", "tail"]))
+
+
+def test_whole_layers_can_t_be_exchanged(source: Graph, tmp_path: Path) -> None:
+    folder = written(tmp_path / "adapter", {**ARRAYS, **WHOLE}, modules_to_save=["head"])
+    with pytest.raises(ModelError, match="its adapter replaces head, which can't be exchanged"):
+        planish.read_adapter(folder, loaded(source, folder))
+
+
+@pytest.mark.parametrize("task", ["SEQ_CLS", "TOKEN_CLS"])
+def test_a_classifier_that_peft_wrote_computes_what_it_does_there(tmp_path: Path, task: str) -> None:
+    torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = transformers.BertConfig(vocab_size=50, num_labels=3, max_position_embeddings=32, **sizes)
+    kind = {"SEQ_CLS": "BertForSequenceClassification", "TOKEN_CLS": "BertForTokenClassification"}[task]
+    module, ids = getattr(transformers, kind)(config).eval(), torch.arange(16).reshape(2, 8)
+    graph = planish.trace(module, (ids,))
+
+    adapted = peft.get_peft_model(module, peft.LoraConfig(task_type=task, r=2, lora_alpha=8)).eval()
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(std=0.3)
+        wanted = adapted(ids).logits.numpy()
+    adapted.save_pretrained(tmp_path / "adapter")
+
+    (got,) = Interpreter(loaded(graph, tmp_path / "adapter")).run({graph.inputs[0].name: ids.numpy()}).values()
+    np.testing.assert_allclose(got, wanted, atol=1e-5)
+    (plain,) = Interpreter(graph).run({graph.inputs[0].name: ids.numpy()}).values()
+    assert np.abs(plain - wanted).max() > 0.1
 
 
 def test_missing_and_broken_files_are_told(source: Graph, tmp_path: Path) -> None:

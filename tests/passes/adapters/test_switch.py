@@ -51,7 +51,7 @@ def test_an_adapter_without_a_place_is_refused(source: Graph, tmp_path: Path) ->
     with pytest.raises(ModelError, match=r"has \(36, 4\) and \(4, 8\), and the model takes \(36, 2\) and \(2, 8\)"):
         planish.read_adapter(tmp_path / "wide", narrow)
     part, _ = planish.adapter_inputs(planish.optimize(source, "lora{rank=4,skip=stem}").graph)
-    with pytest.raises(ModelError, match="has an adapter for stem, but the model has no layer"):
+    with pytest.raises(ModelError, match="has weights for stem, but the model has no layer"):
         planish.read_adapter(tmp_path / "wide", part)
     with pytest.raises(UsageError, match="the graph has no adapters"):
         planish.adapter_inputs(source)
