@@ -11,7 +11,12 @@ _LEAST = 1 << 12
 
 
 def hoisted(module: IRModule) -> tuple[IRModule, list[Tensor]]:
-    """Return a module whose `main` takes its large constants as further parameters, and these constants as tensors."""
+    """Return a module whose `main` takes its large constants as further parameters, and these constants as tensors.
+
+    What kernels have taken in is removed first, such as a weight in the form that it was packed from: nothing reads it
+    any more, and it would be stored beside the packed one.
+    """
+    module = relax.transform.DeadCodeElimination()(module)
     main, hoisting = module["main"], _Hoisting(module)
     assert isinstance(main, relax.Function)
     body = hoisting.visit_expr(main.body)

@@ -4,12 +4,9 @@ from tvm import IRModule, relax, tirx, transform
 
 
 def legalization() -> transform.Pass:
-    """Return the first of TVM's default passes over Relax, after which there is a kernel behind every call.
-
-    Expressions that kernels have taken in are removed first, since nothing reads them any more.
-    """
+    """Return the first of TVM's default passes over Relax, after which there is a kernel behind every call."""
     dispatch = [relax.backend.DispatchSampling(), relax.backend.DispatchSortScan()]
-    return transform.Sequential([relax.transform.DeadCodeElimination(), *dispatch, relax.transform.LegalizeOps()])
+    return transform.Sequential([*dispatch, relax.transform.LegalizeOps()])
 
 
 def pipeline() -> transform.Pass:

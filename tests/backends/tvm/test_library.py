@@ -1,10 +1,12 @@
 """What is written, cached, checked and loaded: kernels, weights, and calls from several threads."""
 
 import gc
+import json
 import mmap
 import os
 import threading
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +17,13 @@ from tvm import relax
 from planish.backends import find_backend
 from planish.backends.artifact import load, write_artifact
 from planish.backends.legal import legalized
+from planish.backends.tvm.backend import Tvm
 from planish.backends.tvm.codegen.build import Build
 from planish.backends.tvm.codegen.hoisting import hoisted
 from planish.backends.tvm.codegen.kernel_cache import KernelCache
 from planish.backends.tvm.kernels import epilogue, vector_math
 from planish.backends.tvm.runtime.program import LIBRARY, is_loaded, use_threads
-from planish.backends.tvm.runtime.weights import read_weights, write_weights
+from planish.backends.tvm.runtime.weights import TABLE, read_weights, write_weights
 from planish.ir.cache_folder import VARIABLE
 from planish.ir.errors import CheckError, UsageError
 from planish.ir.graph import Graph
@@ -272,3 +275,23 @@ def test_hoisted_constants_are_kept_by_nobody() -> None:
 
     first = hoist()
     assert max(hoist() for _ in range(3)) - first < 32 << 20
+
+
+def test_weights_are_stored_once(make_graph, target, tmp_path) -> None:
+    """As kernels of bytes read them, or of floats: the numbers that these were packed from are left out."""
+    random = np.random.default_rng(0)
+    layers = [random.integers(-127, 128, shape).astype(np.int8) for shape in ((64, 64, 3, 3), (64, 208))]
+
+    def number(op, weights, axis):
+        return op.DequantizeLinear(weights, np.full(weights.shape[axis], 0.01, np.float32), axis=axis)
+
+    def byte(op, x):
+        return op.DequantizeLinear(op.QuantizeLinear(x, np.float32(0.1), np.uint8(128)), np.float32(0.1), np.uint8(128))
+
+    def network(op, x):
+        x = op.Conv(byte(op, x), number(op, layers[0], 0), strides=(2, 2))
+        return op.MatMul(byte(op, op.Flatten(op.GlobalAveragePool(x))), number(op, layers[1], 1))
+
+    write_artifact(tmp_path, make_graph(network, 1, 64, 9, 9), Tvm(checks_kernels=False), target)
+    held = sum(prod(entry["shape"]) for entry in json.loads((tmp_path / TABLE).read_text()))
+    assert held <= 1.15 * sum(array.size for array in layers)
