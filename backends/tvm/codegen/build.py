@@ -22,7 +22,6 @@ from ..errors import ADVICE, CompilerError, line_of
 from ..llvm import llvm_target
 from ..relax.configs import ESTIMATED, Plainness, TuningPolicy
 from ..relax.lowering import Lowered, kernels, to_relax
-from ..runtime.guards import Guards
 from ..runtime.program import LIBRARY, Program
 from ..runtime.storage import carried, restored
 from ..runtime.weights import write_weights
@@ -91,7 +90,7 @@ class Build:
         """
         find_linker(self.target.architecture)  # or compiling would be for nothing
         cache = KernelCache.of_user()
-        weights, guards, found = self._library(self.graph, cache, directory / LIBRARY)
+        lowered, weights, found = self._library(self.graph, cache, directory / LIBRARY)
         unchecked = cache.unchecked(found)
         if is_checked and unchecked and runs_here(self.target.architecture, self.target.features):
             self.tell(CHECKING, (), True)
@@ -99,7 +98,8 @@ class Build:
             self.tell(CHECKING, (), False)
             cache.mark_checked(unchecked)
         cache.drop_old()
-        files = [directory / LIBRARY, guards.write(directory), *write_weights(directory, weights)]
+        files = [directory / LIBRARY, lowered.guards.write(directory)]
+        files += write_weights(directory, weights, lowered.plain)
         return Written(files, found)
 
     def lowered(self, graph: Graph) -> Lowered:
@@ -116,8 +116,8 @@ class Build:
 
     def _library(
         self, graph: Graph, cache: KernelCache, library: Path
-    ) -> tuple[Sequence[Tensor], Guards, Mapping[str, Sequence[str]]]:
-        """Write the library of a graph; return its weights, what guards its inputs, and its kernels as in `Written`."""
+    ) -> tuple[Lowered, Sequence[Tensor], Mapping[str, Sequence[str]]]:
+        """Write the library of a graph; return the graph lowered, its weights, and its kernels as in `Written`."""
         lowered = self.lowered(graph)
         machine, linker = llvm_target(self.target), find_linker(self.target.architecture)
         module, weights = hoisted(lowered.module)
@@ -137,7 +137,7 @@ class Build:
             if is_full(str(error)):
                 raise UsageError(f"{gettempdir()} can't be written: {line_of(error)}") from error
             raise CompilerError(f"TVM can't compile the model for {self.target.name}: {line_of(error)}") from error
-        return weights, lowered.guards, plan.results
+        return lowered, weights, plan.results
 
     def _teller(self, results: Mapping[str, Sequence[str]]) -> Tell:
         return lambda symbol, begins: self.tell(symbol, results[symbol], begins)
@@ -153,7 +153,7 @@ class Build:
             values = part.expose(graph)
             with workspace() as folder:
                 library = folder / LIBRARY
-                weights, _, _ = self._library(graph, cache, library)
+                _, weights, _ = self._library(graph, cache, library)
                 program = Program(library, weights, self.target.threads)
 
             def run(probe: Feeds, program: Program = program, values: Sequence[Value] = values) -> list[np.ndarray]:

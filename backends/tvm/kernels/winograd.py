@@ -14,10 +14,10 @@ from itertools import product
 from math import prod
 
 import numpy as np
-from numpy.polynomial import polynomial
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
+from ..runtime.filters import POINTS, TAPS, Packing, matrices
 from . import convolution
 from .convolution import Convolution, Tile
 from .epilogue import Epilogue, Result
@@ -31,11 +31,6 @@ from .windows import BoundWindow
 
 Load = Callable[[int, int], tirx.Expr]
 """A function from a row and a column of a tile to its vector."""
-
-_TAPS = 3
-_POINTS: dict[int, tuple[float, ...]] = {2: (0, 1, -1), 4: (0, 0.625, -0.625, 1.5, -1.5)}
-"""The points of interpolation by a tile's side; the last point is infinity. For 4, simple points with the least error
-(0, 1, -1, 2, -2 have twice as much)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +49,7 @@ class Plan:
     @property
     def size(self) -> int:
         """The side of a tile of the image."""
-        return self.side + _TAPS - 1
+        return self.side + TAPS - 1
 
     def count(self, size: Scalar) -> Scalar:
         """Return how many tiles cover so many pixels along an axis of a result."""
@@ -67,26 +62,10 @@ class Plan:
 
 
 @cache
-def matrices(side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the transforms of the image, of the weights, and back, for a tile's columns and rows (Cook-Toom)."""
-    points = np.array(_POINTS[side])
-    size = side + _TAPS - 1
-    image, weights, back = np.zeros((size, size)), np.zeros((size, _TAPS)), np.zeros((side, size))
-    for index, point in enumerate(points):
-        others = np.delete(points, index)
-        image[index, :-1] = polynomial.polyfromroots(others)
-        weights[index] = point ** np.arange(_TAPS) / np.prod(point - others)
-        back[:, index] = point ** np.arange(side)
-    image[-1] = polynomial.polyfromroots(points)
-    weights[-1, -1] = back[-1, -1] = 1
-    return image, weights, back
-
-
-@cache
 def ways(sizes: Convolution, machine: Machine, speed: float = 1) -> tuple[Plan | Tile, ...]:
     """Return plans, and tiles of the direct convolution, `speed` times as fast as in float32, the fastest first."""
     direct, window = convolution.tiles(sizes, machine), sizes.window.assumed
-    is_plain = window.kernel == (_TAPS, _TAPS) and window.strides == window.dilations == (1, 1)
+    is_plain = window.kernel == (TAPS, TAPS) and window.strides == window.dilations == (1, 1)
     if not is_plain or sizes.groups > 1 or not sizes.block or min(window.result) < 2:
         return direct
     sizes = replace(sizes, window=window)
@@ -98,7 +77,7 @@ def ways(sizes: Convolution, machine: Machine, speed: float = 1) -> tuple[Plan |
         if isinstance(way, Plan):
             return _cost(way, sizes, machine)[0]
         fetched = machine.costs.fetch * ceil_div(sizes.filters, machine.lanes)
-        rounds = _TAPS**2 * sizes.channels * max(convolution.cost(sizes, way, machine)[0], fetched)
+        rounds = TAPS**2 * sizes.channels * max(convolution.cost(sizes, way, machine)[0], fetched)
         return machine.costs.winograd_gain / speed * rounds
 
     return tuple(merge(plans.values(), direct, key=cost))
@@ -106,7 +85,7 @@ def ways(sizes: Convolution, machine: Machine, speed: float = 1) -> tuple[Plan |
 
 def _plans(sizes: Convolution, machine: Machine) -> Iterator[Plan]:
     filters = ceil_div(sizes.filters, machine.lanes)
-    for side, blocks in product(_POINTS, (count for count in range(1, filters + 1) if filters % count == 0)):
+    for side, blocks in product(POINTS, (count for count in range(1, filters + 1) if filters % count == 0)):
         total = prod(ceil_div(size, side) for size in sizes.window.result)
         shares = {1, *(count for count in (machine.threads,) if filters // blocks % count == 0)}
         m_splits = {ceil_div(total, count) for count in range(1, total + 1)}
@@ -139,14 +118,9 @@ def _filled(plan: Plan, sizes: Convolution, machine: Machine) -> int:
     return 4 * machine.lanes * plan.size**2 * plan.tiles * (ceil_div(sizes.channels, machine.lanes) + plan.blocks)
 
 
-def transformed(weights: np.ndarray, plan: Plan, machine: Machine) -> np.ndarray:
-    """Transform weights `[filter, channel, 3, 3]` to `[panel, position, channel, filter of the panel]`."""
-    _, matrix, _ = matrices(plan.side)
-    taps = np.einsum("ia,fcab,jb->ijcf", matrix, weights.astype(np.float64), matrix).astype(np.float32)
-    width = plan.blocks * machine.lanes
-    channels, filters = taps.shape[2:]
-    padded = np.pad(taps.reshape(-1, channels, filters), ((0, 0), (0, 0), (0, -filters % width)))
-    return np.ascontiguousarray(padded.reshape(*padded.shape[:2], -1, width).transpose(2, 0, 1, 3))
+def packing(plan: Plan, machine: Machine) -> Packing:
+    """Return the form in which the kernel reads its filters."""
+    return Packing(plan.side, plan.blocks * machine.lanes)
 
 
 @kernel

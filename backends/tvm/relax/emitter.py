@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TypeAlias
 
+import numpy as np
 from tvm import relax, te, tirx
 from tvm.ir import GlobalVar
+from tvm.runtime import Tensor
 from tvm.sym import Analyzer
 
 from ....ir.contents import contents
@@ -16,7 +18,9 @@ from ....ir.graph import Constant, Graph, Node, Value
 from ....ir.types import DType, TensorType
 from ..kernels.machine import Machine
 from ..kernels.vectors import Scalar, known
+from ..runtime.filters import Packing
 from ..runtime.storage import carried, carrier
+from ..runtime.weights import PlainFilters
 from .configs import TuningPolicy
 
 _CALLS = {
@@ -39,6 +43,7 @@ class Emitter:
         choices: the choices of how kernels are generated.
         blocked: tensors in blocks of channels, by the values that are held so (`layouts`).
         packed: weights as kernels read them, by what they are packed from and how.
+        plain: what constants are packed from when they are loaded, and how.
     """
 
     def __init__(self, graph: Graph, machine: Machine, choices: TuningPolicy) -> None:
@@ -48,6 +53,7 @@ class Emitter:
         self.choices = choices
         self.blocked: dict[Value, relax.Expr] = {}
         self.packed: dict[Hashable, list[relax.Expr]] = {}
+        self.plain: dict[Tensor, PlainFilters] = {}
         self._sizes: dict[str, tirx.Expr] = {}
         self._new = count()
         self._values: dict[Value, relax.Expr] = {}
@@ -168,6 +174,12 @@ class Emitter:
         name = getattr(function, "func", function).__name__.strip("_")
         tensors = [self.block.normalize(argument) for argument in arguments]
         return self.block.call_te(function, *tensors, **sizes, primfunc_name_hint=name)
+
+    def packed_filters(self, plain: np.ndarray, packing: Packing) -> relax.Expr:
+        """Return packed filters as a constant that is stored plain."""
+        packed = relax.const(packing.packed(plain))
+        self.plain[packed.value] = PlainFilters(plain, packing)
+        return packed
 
     def prim_func(
         self, name: str, function: tirx.PrimFunc, arguments: Sequence[relax.Expr], *types: TensorType

@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from tvm import IRModule, relax
 from tvm.ir import Op
+from tvm.runtime import Tensor
 
 from ....ir.contents import contents
 from ....ir.dims import symbols
@@ -24,6 +25,7 @@ from ..errors import line_of
 from ..kernels.machine import Machine
 from ..kernels.vector_math import ELEMENTS
 from ..runtime.guards import Guards
+from ..runtime.weights import PlainFilters
 from .configs import ESTIMATED, Plainness, TuningPolicy, UnfitError, result_of
 from .converters.table import CONVERTERS, FUSED_KERNELS
 from .emitter import Blocked, Emitter, is_empty
@@ -43,11 +45,13 @@ class Lowered:
             row of the late guards' sizes behind them if there are any.
         guards: the sizes that must not be 0 when it runs.
         results: the value of the graph that each variable of `main` is computed for, both by their names.
+        plain: what constants of the module are packed from when they are loaded, and how.
     """
 
     module: IRModule
     guards: Guards
     results: Mapping[str, str]
+    plain: Mapping[Tensor, PlainFilters]
 
 
 def to_relax(
@@ -69,8 +73,9 @@ def to_relax(
     Raises:
         TargetError: an operator that TVM can't run, with the layer and TVM's reason.
     """
-    walk = Walk(graph, origins, Emitter(graph, Machine.of(target), choices), plainness)
-    return Lowered(walk.module(), walk.guards(), walk.results)
+    emitter = Emitter(graph, Machine.of(target), choices)
+    walk = Walk(graph, origins, emitter, plainness)
+    return Lowered(walk.module(), walk.guards(), walk.results, emitter.plain)
 
 
 class Walk:

@@ -121,6 +121,7 @@ class Tuning:
     def _measurements(self, task: TuningTask[Way], ways: Sequence[Way]) -> list[Measurement]:
         """Compile kernels side by side, and return a measurement of each."""
         calls = [task.call(way) for way in ways]
+        self._emitter.plain.clear()  # it would keep the weights of every way
         module, name = self._emitter.block.get(), f"{task.layer}: {task.key}"
         self._tell(name, True)
         with ThreadPoolExecutor(os.cpu_count()) as pool:

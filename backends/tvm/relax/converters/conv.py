@@ -35,7 +35,7 @@ from ...kernels.sparse_gemm import SparseSizes
 from ...kernels.vector_math import ELEMENTS
 from ...kernels.vectors import BFLOAT16, ceil_div
 from ...kernels.windows import Window
-from ...kernels.winograd import Plan, transformed, ways, winograd_kernel
+from ...kernels.winograd import Plan, packing, ways, winograd_kernel
 from ..configs import TuningTask, Way
 from ..emitter import Blocked, Emitter, known_sizes
 from ..fusion import Anchor, FusedKernel, FusionGroup, step_attributes, widened_from
@@ -111,11 +111,11 @@ def _convolved(
 
     def call(way: Plan | Tile) -> relax.Call:
         if isinstance(way, Plan):
-            kernel, arrays = winograd_kernel(sizes, way, machine, group.epilogue), [transformed(weights, way, machine)]
-        else:
-            kernel, arrays = _kernel(sizes, weights, way, machine, group.epilogue)
-        name = "winograd" if isinstance(way, Plan) else _label("conv", way)
-        return emitter.prim_func(name, kernel, [tensor, *map(relax.const, arrays), *beside], type)
+            kernel = winograd_kernel(sizes, way, machine, group.epilogue)
+            filters = emitter.packed_filters(weights, packing(way, machine))
+            return emitter.prim_func("winograd", kernel, [tensor, filters, *beside], type)
+        kernel, arrays = _kernel(sizes, weights, way, machine, group.epilogue)
+        return emitter.prim_func(_label("conv", way), kernel, [tensor, *map(relax.const, arrays), *beside], type)
 
     dense = ways(sizes, machine, sizes.instruction.speed)
     return emitter.choices.made(_task(str(group.anchor.location), sizes, weights, dense, machine, call))
