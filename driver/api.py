@@ -21,7 +21,6 @@ from ..passes.base import Feeds, Pass, PassContext, Timing
 from ..passes.instrument import Instrument, PassRecord
 from ..passes.manager import PassManager
 from ..passes.pipeline import Step, make_pipeline
-from ..passes.probes import make_probes
 from ..passes.units import show_seconds
 from ..passes.verification import Verification
 from ..targets import Target
@@ -32,6 +31,7 @@ from .model import read_model, write_model
 from .profiling import profiler, timing
 from .reporter import SILENT, Doubts, PassReporter, Reporter
 from .user_code import find_function
+from .usual_sizes import graph_samples
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -217,7 +217,7 @@ def optimize(
 
 def graph_timing(backend: str, target: Target, sample: Feeds | None, graph: Graph, seed: int) -> Timing | None:
     """What times graphs, on random inputs where there are no data."""
-    shown = single_sample(make_probes(graph, (), seed)[0], ports_of(graph)) if sample is None else sample
+    shown = next(graph_samples(graph, seed)) if sample is None else sample
     return timing(backend, target, shown, sizes_in(graph, shown))
 
 

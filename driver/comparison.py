@@ -1,7 +1,7 @@
 """`planish compare`: how far the outputs of two artifacts or models are apart, and what each costs."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from ..ir.errors import ModelError
 from ..ir.numerics import flattened
 from ..targets.load import load_target
 from .bench import sample_for
-from .data import Batch, Feeds, read_data
+from .data import Batch, Feeds, port_sizes, read_data
 from .evaluation import Metric, Score, drop_interval, evaluate, find_metric, flips, labelled_by, mcnemar
 from .lowering import Candidate, open_subject
 from .measurement import Latency, Ratio, interleaved
@@ -77,6 +77,7 @@ class Comparison:
         samples: how many examples both ran on.
         unlike: the names of outputs that have other shapes, as the boxes of detectors do, and are judged by the metric
             alone.
+        sizes: the sizes of symbolic dimensions that latency was measured at.
     """
 
     a: Side
@@ -91,6 +92,7 @@ class Comparison:
     speedup: Ratio
     shrinkage: float
     unlike: Sequence[str] = ()
+    sizes: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 def compare(a: str, b: str, target: str, data: str | None, metric: str, folder: Path = Path()) -> Comparison:
@@ -117,7 +119,8 @@ def compare(a: str, b: str, target: str, data: str | None, metric: str, folder: 
             batches = labelled_by(partial(_run, first), batches)
         elif data is None or any(batch.labels is None for batch in batches):
             chosen = None
-        sample = list(sample_for(first, data, folder).values())
+        feeds = sample_for(first, data, folder)
+        sample = list(feeds.values())
         scores = None if chosen is None else [_score(subject, chosen, batches) for subject in (first, second)]
         changes = None if scores is None else flips(*scores)
         names = [port.name for port in first.executable.outputs]
@@ -136,6 +139,7 @@ def compare(a: str, b: str, target: str, data: str | None, metric: str, folder: 
             speedup=fast.speedup_over(slow),
             shrinkage=first.size / second.size,
             unlike=[name for name, it in found.items() if it is None],
+            sizes=port_sizes(first.executable.inputs, feeds),
         )
 
 

@@ -14,7 +14,9 @@ import numpy as np
 
 from ..backends.artifact import port_of
 from ..backends.base import Port, bind
+from ..ir.analysis.cost import sizes_of
 from ..ir.arrays import read_arrays, restored
+from ..ir.dims import evaluate
 from ..ir.errors import ModelError, UsageError
 from ..ir.graph import Graph
 from ..ir.limits import check_drawn
@@ -180,20 +182,24 @@ def single_sample(feeds: Feeds, ports: Sequence[Port]) -> Feeds:
     return first_samples(feeds, {port.name: port.shape for port in ports}, 1)
 
 
-def random_sample(ports: Sequence[Port], size: int = 32) -> Feeds:
-    """Random inputs: floats of a normal distribution, integers of 0 and 1; one sample, other open dimensions of a size.
+def port_sizes(ports: Sequence[Port], feeds: Feeds) -> dict[str, int]:
+    """The sizes that inputs give to the symbolic dimensions of ports."""
+    return sizes_of({port.name: port.shape for port in ports}, feeds)
+
+
+def random_sample(ports: Sequence[Port], sizes: Mapping[str, int]) -> Feeds:
+    """Random inputs whose symbolic dimensions have sizes: floats of a normal distribution, integers of 0 and 1.
 
     Raises:
         UsageError: an input is no array of a known rank.
         ModelError: the inputs would be too large.
     """
     generator = np.random.default_rng(0)
-    first = ports[0].shape[0] if ports and ports[0].shape else None
     shapes: dict[str, list[int]] = {}
     for port in ports:
         if port.container or port.shape is None:
             raise UsageError(f"nothing can be made up for the input {port.name!r}, {port}: give data (-d)")
-        shapes[port.name] = [dim if isinstance(dim, int) else 1 if dim == first else size for dim in port.shape]
+        shapes[port.name] = [evaluate(dim, sizes) for dim in port.shape]
     check_drawn(shapes)
     return {port.name: random_array(DType[port.dtype], shapes[port.name], generator) for port in ports}
 

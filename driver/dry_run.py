@@ -14,7 +14,7 @@ from ..passes.instruments.memory import STATUS, resident
 from ..passes.order import check_order, flattened
 from ..passes.pipeline import format_pipeline, pass_classes
 from ..passes.units import show_bytes, show_seconds
-from .data import Feeds, ports_of
+from .data import Feeds
 from .evaluation import interpreted
 from .floors import refuse_hopeless
 from .job import Job, prepare
@@ -93,7 +93,7 @@ def dry_run(recipe: Recipe, reporter: Reporter) -> DryRun:
         job = prepare(recipe, reporter)
         check_order(job.passes, tuple(pass_classes().values()))
         refuse_hopeless(job)
-        sample = job.sample(ports_of(job.source))
+        sample = next(job.samples())
         context = job.context(sizes_in(job.source, sample), sample)
         for step in flattened(job.passes):
             step.require(context)

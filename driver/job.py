@@ -1,19 +1,18 @@
 """A recipe with everything that it names read and checked: what a build works on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..backends import Backend, Port, find_backend
+from ..backends import Backend, find_backend
 from ..backends.machine import runs_here
 from ..ir.errors import ModelError, UsageError
 from ..ir.graph import Graph
 from ..passes.base import Feeds, Labelled, Pass, PassContext
 from ..passes.instrument import Instrument
 from ..passes.pipeline import format_pipeline
-from ..passes.probes import make_probes
 from ..passes.reproducer import Reproducer
 from ..targets import Target
 from ..targets.load import load_target
@@ -37,6 +36,7 @@ from .recipe import Recipe, Sources
 from .reporter import Reporter
 from .timings import NO_EARLIER, Earlier
 from .user_code import find_function
+from .usual_sizes import graph_samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +82,15 @@ class Job:
             folder=self.recipe.folder,
         )
 
-    def sample(self, ports: Sequence[Port]) -> Feeds:
-        """The inputs that latency is measured on: one sample of the data, or a probe where there are none.
+    def samples(self) -> Iterator[Feeds]:
+        """Yield the inputs that latency is measured on: one sample of the data, or random ones where there are none.
 
-        Args:
-            ports: the inputs of the model that is to run on them.
+        The first of the random ones is what the model is mostly for, others are shorter and longer; see `usual_sizes`.
         """
-        probes = [] if self.evaluation else make_probes(self.source, self.calibration, self.recipe.seed, 1)
-        return single_sample(self.evaluation[0].inputs if self.evaluation else probes[0], ports)
+        data = self.evaluation[0].inputs if self.evaluation else next(iter(self.calibration), None)
+        if data is None:
+            return graph_samples(self.source, self.recipe.seed)
+        return iter([single_sample(data, ports_of(self.source))])
 
     @property
     def case(self) -> Reproducer:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from ..backends import find_backend
@@ -26,8 +27,11 @@ from .page.history import History
 from .provenance import digest, versions
 from .replay import replay
 from .reporter import PassReporter, presets_of_passes
-from .results import Artifact, Measured, PassRow
+from .results import Artifact, AtSizes, Measured, PassRow
 from .timings import Timings
+
+_LONG_SECONDS = 1.0
+"""The seconds of one inference beyond which no other lengths are timed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +82,12 @@ def make(job: Job, scratch: Path, cache: BuildCache, untouched: Untouched | None
     """
     ran = run_passes(job, scratch, cache, untouched)
     before = ran.untouched.model
+    lengths: Sequence[AtSizes] = ()
     if job.is_for_another_machine:
         (reference,) = interleaved([lambda: before.executable.run(ran.sample)])
         built, directory = _written(job, ran, scratch)
     else:
-        reference, built, directory = _measured(job, ran, scratch)
+        reference, built, directory, lengths = _measured(job, ran, scratch)
     artifact = Artifact(
         directory=job.recipe.folder / job.recipe.output,
         metric=job.metric,
@@ -90,6 +95,8 @@ def make(job: Job, scratch: Path, cache: BuildCache, untouched: Untouched | None
         built=built,
         passes=ran.watch.rows,
         threads=job.target.threads,
+        sizes=sizes_in(job.source, ran.sample),
+        lengths=lengths,
     )
     origin = _provenance(job, ran.graph, artifact)
     return Built(artifact, directory, origin, ran.watch.history.plain(), ran.timings.told)
@@ -108,7 +115,7 @@ def run_passes(job: Job, scratch: Path, cache: BuildCache, untouched: Untouched 
         refuse_early(job.source, job.passes, job.context({}), find_backend(job.recipe.backend))
     untouched = untouched or evaluated(job, scratch)
     probes = make_probes(job.source, job.calibration, job.recipe.seed, job.recipe.verify.probes)
-    sample = job.sample(untouched.model.executable.inputs)
+    sample = next(job.samples())
     context = job.context(sizes_in(job.source, sample), sample)
     return Ran(*_run_passes(job, untouched.score, context, cache), untouched, probes, sample)
 
@@ -122,8 +129,8 @@ def _written(job: Job, ran: Ran, scratch: Path) -> tuple[Measured, Path]:
     return Measured(backend.name, None, size_of(read_manifest(directory)), score), directory
 
 
-def _measured(job: Job, ran: Ran, scratch: Path) -> tuple[Latency, Measured, Path]:
-    """The latency of the untouched model, the fastest of the built models, and its path."""
+def _measured(job: Job, ran: Ran, scratch: Path) -> tuple[Latency, Measured, Path, Sequence[AtSizes]]:
+    """The latency of the untouched model, the fastest of the built models, its path, and latencies at other lengths."""
     candidates = job.lowering(ran.probes, scratch).candidates(ran.graph, job.backend)
     job.reporter.stage("measuring latency")
     models = [ran.untouched.model.executable, *(candidate.executable for candidate in candidates)]
@@ -135,12 +142,24 @@ def _measured(job: Job, ran: Ran, scratch: Path) -> tuple[Latency, Measured, Pat
         )
         job.reporter.note(f"latency of the candidates: {', '.join(taken)}; {choice(candidates, latencies)}")
     best, latency = fastest(candidates, latencies)
+    is_long = job.is_trial or reference.median > _LONG_SECONDS
+    lengths = [] if is_long else _at_lengths(job, ran.untouched.model, best)
     job.reporter.stage(f"evaluating the artifact in {best.backend}")
     return (
         reference,
         Measured(best.backend, latency, best.size, job.score(best.executable.run, resamples=True)),
         best.directory,
+        lengths,
     )
+
+
+def _at_lengths(job: Job, *models: Candidate) -> list[AtSizes]:
+    """Latencies of the untouched model and the built one at other lengths than the one that they were timed at."""
+    found: list[AtSizes] = []
+    for sample in islice(job.samples(), 1, None):
+        latencies = interleaved([lambda model=it.executable, sample=sample: model.run(sample) for it in models])
+        found.append(AtSizes(sizes_in(job.source, sample), *latencies))
+    return found
 
 
 def _run_passes(

@@ -26,7 +26,7 @@ from ..passes.units import show_bytes, show_count, show_seconds
 from . import interrupts
 from .reporter import Reporter
 from .results import Artifact, PassRow, folded
-from .words import faster, folded_lines, smaller
+from .words import at_sizes, faster, folded_lines, smaller
 
 if TYPE_CHECKING:  # what is shown brings torch where it is made
     from .bench import BenchRow
@@ -215,7 +215,11 @@ def summary_table(artifact: Artifact) -> Table:
     table.add("size", show_bytes(before.size), show_bytes(after.size), smaller(artifact.shrinkage))
     speedup = "not measured" if artifact.speedup is None else faster(artifact.speedup)
     latencies = ("" if it.latency is None else show_seconds(it.latency.median) for it in (before, after))
-    table.add(f"latency, {threads}", *latencies, speedup)
+    where = at_sizes(artifact.sizes)
+    table.add(f"latency, {threads}" + (where and f", {where}"), *latencies, speedup)
+    for it in artifact.lengths:
+        seconds = (show_seconds(latency.median) for latency in (it.untouched, it.built))
+        table.add(f"latency, {at_sizes(it.sizes)}", *seconds, faster(it.built.speedup_over(it.untouched)))
     return table
 
 
@@ -235,7 +239,9 @@ def bench_table(rows: "Sequence[BenchRow]") -> Table:
     for row in rows:
         memory = "" if row.memory is None else show_bytes(row.memory)
         latency = show_seconds(row.latency.median)
-        table.add(row.name, row.backend, latency, str(row.speedup), memory, show_bytes(row.size))
+        where = at_sizes(row.sizes)
+        name = f"{row.name}, {where}" if where else row.name
+        table.add(name, row.backend, latency, str(row.speedup), memory, show_bytes(row.size))
     return table
 
 
@@ -265,7 +271,8 @@ def comparison_tables(comparison: "Comparison") -> Iterator[Table]:
         costs.add("right in one alone", str(only_a), str(only_b), f"McNemar p = {comparison.mcnemar:.3f}")
     costs.add("size", show_bytes(a.size), show_bytes(b.size), smaller(comparison.shrinkage))
     latencies = (show_seconds(side.latency.median) for side in (a, b))
-    costs.add("latency", *latencies, faster(comparison.speedup))
+    where = at_sizes(comparison.sizes)
+    costs.add("latency" + (where and f", {where}"), *latencies, faster(comparison.speedup))
     yield costs
 
 

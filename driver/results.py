@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from html import escape
 from pathlib import Path
@@ -76,6 +76,15 @@ class Measured:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class AtSizes:
+    """Latencies of the untouched model and the built one where symbolic dimensions have these sizes."""
+
+    sizes: Mapping[str, int]
+    untouched: Latency
+    built: Latency
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Artifact:
     """What `build` made, and how it compares with the untouched model in ONNX Runtime.
@@ -87,6 +96,8 @@ class Artifact:
         built: the artifact.
         passes: the source's row, and one for each pass.
         threads: the number of threads that both ran with.
+        sizes: the sizes of symbolic dimensions that latency was measured at.
+        lengths: latencies at shorter and longer inputs, where there are no data and a length varies.
     """
 
     directory: Path
@@ -95,6 +106,8 @@ class Artifact:
     built: Measured
     passes: Sequence[PassRow]
     threads: int
+    sizes: Mapping[str, int] = field(default_factory=dict[str, int])
+    lengths: Sequence[AtSizes] = ()
 
     @property
     def speedup(self) -> Ratio | None:
@@ -165,6 +178,16 @@ class Artifact:
             "speedup": plain(self.speedup),
             "size_ratio": self.shrinkage,
             "threads": self.threads,
+            "sizes": plain(self.sizes),
+            "lengths": [
+                {
+                    "sizes": plain(it.sizes),
+                    "untouched_seconds": it.untouched.median,
+                    "built_seconds": it.built.median,
+                    "speedup": plain(it.built.speedup_over(it.untouched)),
+                }
+                for it in self.lengths
+            ],
             "untouched": _measured(self.untouched),
             "built": _measured(self.built),
             "passes": [plain(row) for row in self.passes],

@@ -1,6 +1,6 @@
 """Ratios in words, in the direction in which they went, and names in columns."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from .measurement import Ratio
 
@@ -10,6 +10,11 @@ def faster(ratio: Ratio) -> str:
     if round(ratio.median, 2) == 1:
         return "the same"
     return f"{ratio} faster" if ratio.median >= 1 else f"{ratio.inverse} slower"
+
+
+def at_sizes(sizes: Mapping[str, int]) -> str:
+    """Sizes of symbolic dimensions, apart from those of 1, such as that of a batch; empty where there are none."""
+    return ", ".join(f"{name} {size}" for name, size in sizes.items() if size != 1)
 
 
 def smaller(ratio: float) -> str:

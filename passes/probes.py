@@ -130,16 +130,29 @@ def _random_probes(
     first = next((dim for value in graph.inputs for dim in (value.type.dims or ())[:1]), None)
     probes: list[Feeds] = []
     for leading, size in sizes:
-        own = {first: leading} if isinstance(first, str) else {}
-        shapes = {value: _shape(value, own, size) for value in graph.inputs}
-        check_drawn({value.name: shape for value, shape in shapes.items()})
-        probe = {
-            value.name: random_array(value.dtype, shape, generator, _table_rows(value))
-            for value, shape in shapes.items()
-        }
-        probes.append(of_categories(graph, probe, generator))
+        probes.append(random_feeds(graph, {first: leading} if isinstance(first, str) else {}, generator, size))
     run_graph(graph, probes, held_to_types=held_to_types)
     return probes
+
+
+def random_feeds(graph: Graph, sizes: Mapping[str, int], generator: np.random.Generator, others: int = 1) -> Feeds:
+    """Random inputs of a graph.
+
+    Args:
+        graph: the graph.
+        sizes: the sizes of symbolic dimensions.
+        generator: the source of randomness.
+        others: the size of those that `sizes` lacks.
+
+    Raises:
+        ModelError: an input is no tensor of a known rank, or would take too much memory.
+    """
+    shapes = {value: _shape(value, sizes, others) for value in graph.inputs}
+    check_drawn({value.name: shape for value, shape in shapes.items()})
+    probe = {
+        value.name: random_array(value.dtype, shape, generator, _table_rows(value)) for value, shape in shapes.items()
+    }
+    return of_categories(graph, probe, generator)
 
 
 def first_samples(feeds: Feeds, shapes: Mapping[str, Sequence[Dim] | None], count: int) -> Feeds:

@@ -12,7 +12,7 @@ from ...ir.files import writing
 from ..evaluation import Score, find_metric
 from ..measurement import Latency
 from ..recipe import Recipe
-from ..results import Artifact, Measured, plain, read_row
+from ..results import Artifact, AtSizes, Measured, plain, read_row
 from ..timings import Told
 from .inputs import Input, are_unchanged
 from .store import Store
@@ -55,6 +55,10 @@ def keep_build(store: Store, key: str, built: Built) -> None:
         "built": _plain(artifact.built),
         "passes": plain(list(artifact.passes)),
         "threads": artifact.threads,
+        "sizes": dict(artifact.sizes),
+        "lengths": [
+            [dict(it.sizes), it.untouched.rounds.tolist(), it.built.rounds.tolist()] for it in artifact.lengths
+        ],
         "graphs": store.put_json(built.graphs),
         "told": built.told,
     }
@@ -87,6 +91,8 @@ def find_build(store: Store, key: str, recipe: Recipe, scratch: Path) -> Built |
         built=_measured(record["built"]),
         passes=[read_row(row) for row in record["passes"]],
         threads=record["threads"],
+        sizes=record["sizes"],
+        lengths=[AtSizes(sizes, *map(_latency, rounds)) for sizes, *rounds in record["lengths"]],
     )
     return Built(artifact, directory, record["provenance"], graphs, record["told"])
 
@@ -125,11 +131,15 @@ def _plain(model: Measured) -> dict[str, Any]:
     }
 
 
+def _latency(rounds: Sequence[float]) -> Latency:
+    return Latency(np.asarray(rounds))
+
+
 def _measured(record: Mapping[str, Any]) -> Measured:
     rounds, score = record["rounds"], record["score"]
     return Measured(
         record["backend"],
-        None if rounds is None else Latency(np.asarray(rounds)),
+        None if rounds is None else _latency(rounds),
         record["size"],
         None
         if score is None

@@ -9,7 +9,7 @@ from ...passes.base import Effect
 from ...passes.units import show_bytes, show_seconds
 from ..measurement import Ratio
 from ..variables import escape
-from ..words import faster, smaller
+from ..words import at_sizes, faster, smaller
 
 
 def verdict(manifest: Mapping[str, Any], measurements: Mapping[str, Any]) -> str:
@@ -77,10 +77,12 @@ def unchecked(manifest: Mapping[str, Any], measurements: Mapping[str, Any]) -> I
         row["effect"] not in (None, lossy) for row in measurements["passes"]
     ):
         yield "The metric was evaluated for the artifact and after lossy passes, not after other passes."
-    threads = measurements["threads"]
+    threads, where = measurements["threads"], at_sizes(measurements.get("sizes", {}))
     yield (
-        f"Latency is that of one sample with {'1 thread' if threads == 1 else f'{threads} threads'} on the machine of "
-        "the build; other sizes, threads and machines were not measured, nor was the memory that a run takes."
+        f"Latency is that of one sample{where and f' ({where})'} with "
+        f"{'1 thread' if threads == 1 else f'{threads} threads'} on the machine of the build; other "
+        f"{'' if measurements.get('lengths') else 'sizes, '}threads and machines were not measured, nor was the memory "
+        "that a run takes."
     )
     yield (
         "A build doesn't measure the sensitivity and error of layers, the time of single kernels, or the worst "

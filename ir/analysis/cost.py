@@ -73,7 +73,12 @@ def moved(node: Node, symbols: Sizes = None) -> int:
 
 def sizes_in(graph: Graph, feeds: Mapping[str, Any]) -> dict[str, int]:
     """The sizes that inputs, by name, give to a graph's symbolic dimensions."""
-    arrays = [(value.type.dims or (), feeds[value.name]) for value in graph.inputs]
+    return sizes_of({value.name: value.type.dims for value in graph.inputs}, feeds)
+
+
+def sizes_of(shapes: Mapping[str, Sequence[Dim] | None], feeds: Mapping[str, Any]) -> dict[str, int]:
+    """The sizes that arrays, by name, give to the symbolic dimensions of their shapes."""
+    arrays = [(dims or (), feeds[name]) for name, dims in shapes.items()]
     pairs = [zip(dims, array.shape, strict=False) for dims, array in arrays if isinstance(array, np.ndarray)]
     return {dim: size for dims in pairs for dim, size in dims if isinstance(dim, str)}
 
