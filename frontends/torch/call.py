@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -137,7 +137,15 @@ def call_of(module: nn.Module, examples: Any, keywords: Mapping[str, Any] | None
         return leaf.clone()
 
     arguments, named = pytree.tree_map(own, (tuple(examples), named))
-    return Call(module, arguments, named, dynamic_shapes)
+    call = Call(module, arguments, named, dynamic_shapes)
+    return replace(call, dynamic_shapes=_passed(call)) if isinstance(dynamic_shapes, Mapping) else call
+
+
+def _passed(call: Call) -> Mapping[str, Any]:
+    """What `dynamic_shapes` says of parameters that are passed: export refuses those left at their defaults."""
+    bound, known = call.bound, inspect.signature(call.module.forward).parameters
+    said = {name: spec for name, spec in call.dynamic_shapes.items() if name in bound or name not in known}
+    return {name: None if bound.get(name, name) is None else spec for name, spec in said.items()}
 
 
 def dim_name(specification: Any, axis: int) -> str | None:

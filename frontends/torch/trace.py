@@ -68,7 +68,7 @@ def trace(
             by name in a dict.
         keywords: further example inputs by name.
         dynamic_shapes: which dimensions stay symbolic, as `torch.export.export` takes it; for a lone input, the entry
-            of that input alone will do, as in `{0: Dim("batch")}`.
+            of that input alone will do, as in `{0: Dim("batch")}`; names of parameters that aren't passed are ignored.
 
     Raises:
         ModelError: the module fails on the inputs, `torch.export` refuses it, or it uses an operator that has no

@@ -170,6 +170,20 @@ def test_a_specification_of_nothing_is_not_taken_for_the_next_inputs(first: Any)
     assert [value.shape for value in graph.inputs] == [(4, 3), ("batch", 2)]
 
 
+class Maskable(nn.Module):
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        return 2 * x if mask is None else x * mask
+
+
+def test_a_specification_may_name_a_parameter_that_is_left_at_its_default() -> None:
+    shapes = {"x": {0: Dim("batch")}, "mask": {0: Dim("batch")}}
+    for examples in ((torch.ones(2, 3),), {"x": torch.ones(2, 3), "mask": None}):
+        graph = trace(Maskable(), examples, dynamic_shapes=shapes)
+        assert {value.name: value.shape for value in graph.inputs} == {"x": ("batch", 3)}
+    with pytest.raises(ModelError, match="maks"):
+        trace(Maskable(), (torch.ones(2, 3),), dynamic_shapes={**shapes, "maks": {0: Dim("batch")}})
+
+
 def test_specifications_are_nested_as_the_inputs_are() -> None:
     class Nested(nn.Module):
         def forward(self, x: Tensor, state: dict[str, Tensor], rest: list[Tensor], *, last: Tensor) -> Tensor:
