@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -61,11 +62,14 @@ def _fix(graph: Graph, value: Value, given: object) -> None:
         other.index = index
 
 
-def _number(given: object, dtype: DType) -> np.ndarray | None:
-    """A value as an array without axes; None where it is none of the type."""
+def _number(given: Any, dtype: DType) -> np.ndarray | None:
+    """A value as an array without axes; None where it is none of the type, or beyond its range."""
     kinds = {bool} if dtype is DType.bool else {int, float} if dtype.is_float else {int}
-    with suppress(OverflowError):
-        return np.array(given, dtype.numpy) if type(given) in kinds else None
+    if type(given) not in kinds:
+        return None
+    with suppress(OverflowError), np.errstate(over="ignore"):
+        number = np.array(given, dtype.numpy)
+        return number if np.isfinite(number.astype(np.float64)) or not isfinite(given) else None
     return None
 
 
