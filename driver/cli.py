@@ -17,12 +17,14 @@ from .options import (
     Data,
     DumpDir,
     Folder,
+    Fresh,
     Instruments,
     Json,
     MaxDrop,
     Metric,
     Model,
     Pipeline,
+    Settings,
     TargetName,
     Threads,
     Verify,
@@ -89,11 +91,8 @@ def build(
         bool | None, typer.Option("--bundle-runtime", help="the artifact of tvm carries its runtime")
     ] = None,
     verify: Verify = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="change a value of the recipe, as in passes.2.ratio=0.4"),
-    ] = None,
-    fresh: Annotated[bool, typer.Option(help="build and measure anew what was built before")] = False,
+    settings: Settings = None,
+    fresh: Fresh = False,
     times: Annotated[
         Path | None,
         typer.Option(metavar="ARTIFACT", help="an artifact by whose measured times passes decide again"),

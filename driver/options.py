@@ -18,7 +18,7 @@ VERIFY_HELP = (
 )
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
-Pipeline = Annotated[str | None, typer.Option("-p", "--pipeline", help="passes, such as 'cleanup,fuse,quantize'")]
+Pipeline = Annotated[str | None, typer.Option("-p", "--pipeline", "--passes", help="such as 'cleanup,fuse,quantize'")]
 Data = Annotated[str | None, typer.Option("-d", "--data", help="an .npz, or a factory that yields batches")]
 TargetName = Annotated[str, typer.Option("-t", "--target", help=TARGET_HELP)]
 Backend = Annotated[str | None, typer.Option("-b", "--backend", help="onnxruntime, tvm, or auto: the faster")]
@@ -26,6 +26,11 @@ MaxDrop = Annotated[str | None, typer.Option(help="how much worse the metric may
 Metric = Annotated[str | None, typer.Option(help="accuracy, spearman, perplexity, or file.py:function")]
 Folder = Annotated[Path | None, typer.Option("-o", "--output", help="folder of the artifact, dist by default")]
 Verify = Annotated[str | None, typer.Option(metavar="LEVEL[,KEY=N...]", help=VERIFY_HELP)]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="change a value of the recipe, as in passes.2.ratio=0.4"),
+]
+Fresh = Annotated[bool, typer.Option(help="build and measure anew what was built before")]
 Json = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout")]
 Threads = Annotated[int | None, typer.Option(min=1, help="threads to run with, instead of the target's")]
 DumpDir = Annotated[Path | None, typer.Option(help="folder for the graph after each pass, with diffs")]

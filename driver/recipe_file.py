@@ -27,15 +27,13 @@ def chosen_recipe(reference: str, flags: dict[str, Any], settings: Sequence[str]
     Args:
         reference: the file of a recipe, or a model.
         flags: the values given on the command line, by the recipe's keys.
-        settings: texts such as `passes.2.ratio=0.4`, which change single values of a file.
+        settings: texts such as `passes.2.ratio=0.4`, which change single values.
 
     Raises:
         UsageError: see `read_recipe`, or a flag that doesn't go with a recipe.
     """
     if Path(reference).suffix not in (".yaml", ".yml"):
-        if settings:
-            raise UsageError("--set changes values of a recipe's file; a model is built by the other flags")
-        return make_recipe({"model": reference, **flags})
+        return make_recipe({"model": reference, **flags}, settings=settings)
     if others := sorted(flags.keys() - _WITH_A_RECIPE):
         raise UsageError(
             f"a recipe sets its own {', '.join(others)}: edit it, or give --set KEY=VALUE; only -t, -b, --tuned, "
@@ -137,16 +135,19 @@ def _are_sections(*values: Any) -> bool:
     return all(isinstance(value, dict) for value in values)
 
 
-def make_recipe(content: dict[str, Any], faults: Sequence[Fault] = ()) -> Recipe:
+def make_recipe(content: dict[str, Any], faults: Sequence[Fault] = (), settings: Sequence[str] = ()) -> Recipe:
     """A recipe from plain values.
 
     Args:
-        content: the recipe's keys.
+        content: the recipe's keys; settings change them.
         faults: the mistakes that are known; whatever else is wrong with the keys that hold them isn't told.
+        settings: texts such as `passes.2.ratio=0.4`, which change single values.
 
     Raises:
         UsageError: an unknown key, with the nearest known one, or a value that makes no sense.
     """
+    for setting in settings:
+        set_value(content, setting)
     found, bad = [fault for _, fault in faults], {key for key, _ in faults}
     try:
         recipe = Recipe.model_validate(content)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from .options import MODEL_HELP, Backend, Data, Folder, Json, MaxDrop, Metric, Model, TargetName
+from .options import MODEL_HELP, Backend, Data, Folder, Fresh, Json, MaxDrop, Metric, Model, Settings, TargetName
 from .output import console, examples, list_entries, print_json, verbosity
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ def quantize(
     target: TargetName = "native",
     backend: Backend = None,
     output: Folder = None,
+    settings: Settings = None,
+    fresh: Fresh = False,
     as_json: Json = False,
 ) -> None:
     """Build an artifact with weights and activations in fewer bits, checked and measured.
@@ -64,9 +66,10 @@ def quantize(
             "data": {key: value for key, value in sources.items() if value is not None},
             "budget": {} if max_drop is None else {"metric_drop": max_drop},
             **{key: value for key, value in given.items() if value is not None},
-        }
+        },
+        settings=settings or [],
     )
-    tell_build(recipe, as_json=as_json)
+    tell_build(recipe, fresh=fresh, as_json=as_json)
 
 
 def distill(

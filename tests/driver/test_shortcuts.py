@@ -35,6 +35,22 @@ def test_quantize_builds_int8_into_dist(folder: Path, data: str) -> None:
     assert recipe["passes"] == ["cleanup", "fuse", {"quantize": {"scheme": "int8", "if_slower": "keep"}}]
 
 
+def test_quantize_takes_settings_as_build_does(folder: Path) -> None:
+    options = ("net.planish", "-b", "onnxruntime", "--if-slower", "keep", "-q", "--fresh")
+    result = planish("quantize", *options, "--set", "passes.quantize.block=64", "--set", "seed=5")
+    assert result.exit_code == 0, result.stderr
+    recipe = read_manifest(folder / "dist")["recipe"]
+    options_of_pass = {"scheme": "int8-dynamic", "if_slower": "keep", "block": 64}
+    assert (recipe["seed"], recipe["passes"][2]) == (5, {"quantize": options_of_pass})
+    refused = planish("quantize", "net.planish", "--set", "passes.quantise.block=8")
+    assert (refused.exit_code, "0 steps are called quantise" in refused.stderr) == (2, True)
+
+
+def test_passes_is_another_name_of_pipeline(folder: Path) -> None:
+    one, other = (planish("opt", "net.planish", option, "dce", "-o", "out.onnx") for option in ("--passes", "-p"))
+    assert (one.exit_code, other.exit_code) == (0, 0), one.stderr
+
+
 def test_distill_builds_the_student(folder: Path, data: str) -> None:
     """A student that is its teacher, with features of other names, has learned all that there is."""
     teacher = load(folder / "net.planish")
