@@ -99,7 +99,9 @@ def make_batches(items: Iterable[Any], ports: Sequence[Port], source: str) -> li
     Raises:
         ModelError: arrays don't fit the model's inputs; names what was expected.
     """
-    return [_batch(item, ports, f"{source}, batch {number}") for number, item in enumerate(items)]
+    places = ((item, f"{source}, batch {number}") for number, item in enumerate(items))
+    rows = _regrouped([_named(item, ports, place) for item, place in places], ports, source)
+    return [_batch(row, ports, f"{source}, batch {number}") for number, row in enumerate(rows)]
 
 
 def cut(item: Any, ports: Sequence[Port]) -> list[Any]:
@@ -204,8 +206,16 @@ def random_sample(ports: Sequence[Port], sizes: Mapping[str, int]) -> Feeds:
     return {port.name: random_array(DType[port.dtype], shapes[port.name], generator) for port in ports}
 
 
-def _batch(item: Any, ports: Sequence[Port], place: str) -> Batch:
-    """A batch from what the user gave, its inputs checked."""
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What a user gave for a batch, unchecked."""
+
+    given: Mapping[str, Any]
+    labels: Any
+
+
+def _named(item: Any, ports: Sequence[Port], place: str) -> _Row:
+    """Arrays by input name, and labels, from any form of a batch."""
     names = [port.name for port in ports]
     labels: Any = None
     if isinstance(item, tuple | list) and len(cast("Sequence[Any]", item)) == 2 and not _is_row(item, names):
@@ -223,16 +233,66 @@ def _batch(item: Any, ports: Sequence[Port], place: str) -> Batch:
     if LABELS not in names:
         labels = given.pop(LABELS, labels)
     dtypes = {port.name: DType[port.dtype] for port in ports}
-    try:
-        inputs = bind(
-            ports, (), {name: restored(np.asanyarray(array), dtypes.get(name)) for name, array in given.items()}
+    return _Row({name: restored(np.asanyarray(array), dtypes.get(name)) for name, array in given.items()}, labels)
+
+
+def _regrouped(rows: list[_Row], ports: Sequence[Port], source: str) -> list[_Row]:
+    """The same samples in batches of the size that a model fixes; as they are where they aren't rows of samples.
+
+    Raises:
+        ModelError: the samples don't fill the last batch.
+    """
+    firsts = {(port.shape or (None,))[0] for port in ports}
+    size = firsts.pop() if len(firsts) == 1 else None
+    lengths = [_samples(row, ports) for row in rows]
+    if not isinstance(size, int) or None in lengths or all(length == size for length in lengths):
+        return rows
+    counts = [length for length in lengths if length is not None]
+    if any(count % size for count in counts):
+        if sum(counts) % size or len({row.labels is None for row in rows}) > 1:
+            raise ModelError(
+                f"{source} holds {sum(counts)} samples, but the model takes {size} at a time: give a multiple of "
+                f"{size}, or leave the dimension open where the model is read"
+            )
+        joined = {name: np.concatenate([row.given[name] for row in rows]) for name in rows[0].given}
+        every = [label for row in rows for label in row.labels] if rows[0].labels is not None else None
+        rows, counts = [_Row(joined, every)], [sum(counts)]
+    return [
+        _Row(
+            {name: array[start : start + size] for name, array in row.given.items()},
+            None if row.labels is None else row.labels[start : start + size],
         )
+        for row, count in zip(rows, counts, strict=True)
+        for start in range(0, count, size)
+    ]
+
+
+def _samples(row: _Row, ports: Sequence[Port]) -> int | None:
+    """How many samples a batch has; None where arrays don't fit the other dimensions, or labels aren't one each."""
+    shapes = {port.name: port.shape or () for port in ports}
+    if row.given.keys() != shapes.keys():
+        return None
+    fits = (array.shape[1:] == shapes[name][1:] and array.ndim for name, array in row.given.items())
+    if not all(fits):
+        return None
+    lengths = {len(array) for array in row.given.values()}
+    if row.labels is not None:
+        is_row = isinstance(row.labels, list | tuple) or getattr(row.labels, "ndim", 0)
+        lengths.add(len(row.labels) if is_row else -1)
+    length = lengths.pop()
+    return None if lengths or length <= 0 else length
+
+
+def _batch(row: _Row, ports: Sequence[Port], place: str) -> Batch:
+    """A batch from what the user gave, its inputs checked."""
+    try:
+        inputs = bind(ports, (), row.given)
         is_empty = not any(getattr(array, "size", 1) for array in inputs.values())
         for name, array in inputs.items():
             _check_numbers(name, array, is_empty=is_empty)
     except ModelError as error:
         raise ModelError(f"{place}: {error}") from error
-    return Batch(inputs, labels)
+    return Batch(inputs, row.labels)
 
 
 def _is_row(pair: Sequence[Any], names: Sequence[str]) -> bool:

@@ -50,6 +50,28 @@ def test_npz_follows_a_fixed_batch(tmp_path: Path) -> None:
         read_data("data.npz", tmp_path, FIXED)
 
 
+def test_batches_of_another_size_are_split_and_joined_for_a_fixed_batch() -> None:
+    x = np.arange(96, dtype=np.float32).reshape(12, 8)
+    for sizes in ((12,), (6, 6), (4, 4, 4), (3, 5, 4)):
+        starts = np.cumsum(sizes)[:-1]
+        items = list(zip(np.split(x, starts), np.split(np.arange(12), starts), strict=True))
+        batches = make_batches(items, FIXED, "data")
+        assert [batch.inputs["features"].shape for batch in batches] == [(3, 8)] * 4
+        assert np.array_equal(np.concatenate([batch.inputs["features"] for batch in batches]), x)
+        assert [label for batch in batches for label in batch.labels] == list(range(12))
+    assert len(make_batches([x[:4], x[4:6]], FIXED, "data")) == 2
+    with pytest.raises(ModelError, match=r"data holds 8 samples, but the model takes 3 at a time"):
+        make_batches([x[:4], x[:4]], FIXED, "data")
+
+
+def test_what_are_no_rows_of_samples_is_not_split() -> None:
+    two = [*FIXED, Port("sizes", "float32", (4, 2))]
+    with pytest.raises(ModelError, match="dimension 0 must be 3"):
+        make_batches([{"features": features(6), "sizes": np.ones((4, 2), np.float32)}], two, "data")
+    with pytest.raises(ModelError, match="dimension 0 must be 3"):
+        make_batches([(features(6), {"boxes": 1})], FIXED, "data")
+
+
 FOREIGN = [dtype for dtype in DType if dtype.is_foreign and dtype is not DType.float8_e5m2]
 """The foreign types that numpy saves; float8_e5m2 it writes under a name that it doesn't read."""
 
