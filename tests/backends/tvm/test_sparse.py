@@ -168,6 +168,22 @@ def test_models_give_what_they_gave(agree: Callable[..., None], operator: str) -
     agree(products(operator), x, dims=[("batch", *shape[1:])], again=again)
 
 
+def test_weights_that_are_all_zero(agree: Callable[..., None]) -> None:
+    """A layer that nobody has trained may have no block to hold: in float32, bfloat16, and integers."""
+    zeros, bias = np.zeros((48, 64), np.float32), RNG.standard_normal(48, np.float32)
+    scale, point, scales = np.float32(0.03), np.uint8(115), np.full(48, 0.1, np.float32)
+
+    def build(op: Builder, x: Value) -> list[Value]:
+        rounded = op.Cast(op.Cast(x, to=DType.bfloat16), to=DType.float32)
+        narrow = op.Cast(op.constant(zeros.astype(DType.bfloat16.numpy)), to=DType.float32)
+        quantized = op.DequantizeLinear(op.QuantizeLinear(x, scale, point), scale, point)
+        integers = op.DequantizeLinear(zeros.astype(np.int8), scales, axis=0)
+        pairs = [(x, zeros), (rounded, narrow), (quantized, integers)]
+        return [op.Gemm(left, right, bias, transB=1) for left, right in pairs]
+
+    agree(build, RNG.standard_normal((9, 64), np.float32))
+
+
 @pytest.mark.parametrize("operator", ["MatMul", "Gemm", "Conv"])
 def test_lowering_finds_blocks_that_are_zero(operator: str) -> None:
     target, graph = load_target("x86-64-avx512-vnni"), Graph("test")

@@ -37,8 +37,7 @@ class Bf16Dot(Instruction):
 
     def pack(self, weights: np.ndarray) -> np.ndarray:
         """Pack weights that bfloat16 holds, as their bits."""
-        bits = np.ascontiguousarray(weights, np.float32).view(np.uint32) >> 16
-        return bits.astype(self.rhs_dtype).reshape(*weights.shape[:-2], -1)
+        return super().pack(np.ascontiguousarray(weights, np.float32).view(np.uint32) >> 16)
 
     def broadcast_lhs(self, elements: tirx.Expr, lanes: int) -> list[tirx.Expr]:
         """Return a pair for all lanes; the last element of an odd number is paired with 0."""
