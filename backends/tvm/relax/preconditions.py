@@ -35,6 +35,8 @@ def guarded(node: Node, inputs: Iterable[Value]) -> list[str]:
         return _fitting(node)
     dims = dict.fromkeys(dim for value in inputs for dim in value.shape if isinstance(dim, str))
     found = [dim for dim in dims if not all(_vanishes(output.shape, dim) for output in node.outputs)]
+    if has_trait(node.operator, Trait.INDEXING):
+        found = [_unless_unread(dim, node) for dim in found]
     return [*found, *(_bounded(node) if node.operator == "Slice" else _fitting(node))]
 
 
@@ -78,6 +80,13 @@ def has_computed_bounds(node: Node) -> bool:
     if node.operator != "Slice" or node.inputs[0] is None:
         return not is_known
     return not is_known or any(map(is_from_data, node.output.type.symbols - node.inputs[0].type.symbols))
+
+
+def _unless_unread(dim: str, node: Node) -> str:
+    """Return a size that is 0 where a dimension is, unless there are no places to read, either."""
+    count = "*".join(f"({size})" for size in node.operand(1).shape if isinstance(size, str))
+    allowed = f"{dim} + Max(1 - {count}, 0)"
+    return allowed if count and is_dim(allowed) else dim
 
 
 def _fitting(node: Node) -> list[str]:

@@ -1,6 +1,10 @@
 import numpy as np
 import pytest
 
+import planish
+from planish.ir.errors import ModelError
+from planish.ir.text import parse_graph
+
 X = np.random.default_rng(0).standard_normal((3, 4, 5)).astype(np.float32)
 REDUCTIONS = ("none", "add", "mul", "max", "min")
 
@@ -32,6 +36,33 @@ def test_rows_of_a_symbolic_axis(agree) -> None:
         dims=dims,
         again=[[X[:1, :2], np.array(1, np.int32), np.array([0])]],
     )
+
+
+@pytest.mark.parametrize("least", [0.0, 9.0])
+def test_no_places_are_read_where_there_may_be_no_elements(agree, least: float) -> None:
+    """A detector without a box above its threshold reads none of the none that are left."""
+
+    def build(op, x):
+        found = op.Gather(x, op.Reshape(op.NonZero(op.Greater(x, least)), [-1]))
+        places = op.Reshape(op.NonZero(op.Greater(found, 1.0)), [-1])
+        rows = op.GatherND(found, op.Unsqueeze(places, [1]))
+        return [op.Gather(found, places), op.GatherElements(found, places), rows]
+
+    agree(build, X.reshape(-1))
+
+
+def test_places_without_any_element_are_refused(target) -> None:
+    graph = parse_graph(
+        """graph "g"(%x: float32[n], %places: int64[m]) {
+  %y: float32[m] = Gather(%x, %places)
+  return y = %y
+}"""
+    )
+    executable = planish.compile(graph, backend="tvm", target=target)
+    nothing, empty = np.zeros(0, np.int64), np.zeros(0, np.float32)
+    assert executable(empty, nothing)[0].shape == (0,)
+    with pytest.raises(ModelError, match="Gather gets an empty tensor"):
+        executable(empty, np.zeros(2, np.int64))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
