@@ -14,6 +14,7 @@ from ...passes.legalization.expansions import EXPANSIONS
 from ...passes.legalization.expansions.attention import is_plain
 from ...passes.legalization.expansions.integers import MATMUL_NBITS, ROW_QUANTIZER
 from ...passes.legalization.expansions.layers import is_interleaved, is_padded, is_padded_to_size, is_training
+from ...passes.legalization.expansions.recurrent import looped
 from ...passes.legalization.expansions.runtime import is_of_vectors
 from ...passes.legalization.support import Support
 from .errors import ADVICE
@@ -172,6 +173,9 @@ _MULTIPLYING = frozenset({"Conv", "Gemm", "MatMul"})
 _ROUNDING = frozenset({"Attention", "NonZero", "QuantizeLinear", "Trilu"})
 """Operators left in half precision besides those that only move elements, or spelled out in steps that round."""
 
+_RECURRENT = ("GRU", "LSTM", "RNN")
+"""Operators whose steps are written out one by one where no kernel runs them all."""
+
 _OWN = {"Cast", "Div", "HardSigmoid", "Resize"}
 """Operators that are spelled out for the other backend alone."""
 
@@ -179,6 +183,7 @@ SUPPORT = Support(
     advice=ADVICE,
     expanded={
         **dict.fromkeys(EXPANSIONS.keys() - _OWN, always),
+        **dict.fromkeys(_RECURRENT, lambda node: looped(node) is None),
         "Attention": lambda node: not is_plain(node),
         "BatchNormalization": is_training,
         "Conv": is_padded_to_size,
@@ -200,7 +205,12 @@ SUPPORT = Support(
         "Trilu": _is_computed,
     },
     refused={"Squeeze": _may_go},
-    adjusted={"Cast": _widened_integers, MATMUL_NBITS: with_block_sums, "Transpose": _untied},
+    adjusted={
+        **dict.fromkeys(_RECURRENT, looped),
+        "Cast": _widened_integers,
+        MATMUL_NBITS: with_block_sums,
+        "Transpose": _untied,
+    },
     domains=frozenset({"planish"}),
     unheld=_unheld,
     uncomputed=_uncomputed,

@@ -14,11 +14,12 @@ from ....ir.operators import has_trait
 from ....ir.ops.slice import SURE
 from ....ir.traits import Trait
 from ....ir.unknown import is_from_data
+from ....passes.legalization.expansions.recurrent import RECURRENT_STEPS
 
 _RIGHT = {
     *("Concat", "ConstantOfShape", "Expand", "Flatten", "Identity", "NonMaxSuppression", "NonZero", "Range"),
     *("ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "ScatterElements", "ScatterND", "Shape"),
-    *("Size", "Split", "Squeeze", "Unsqueeze"),
+    *("Size", "Split", "Squeeze", "Unsqueeze", RECURRENT_STEPS),
 }
 """Operators that are right about empty tensors, whatever size is 0."""
 

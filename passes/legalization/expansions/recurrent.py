@@ -8,6 +8,7 @@ it.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,18 @@ import numpy as np
 from ....ir.builder import Builder
 from ....ir.graph import Node, Value
 from ....ir.types import DType
-from ..expansion import Expansion, RefusedError, attribute, cast
+from ..expansion import Expansion, RefusedError, attribute, cast, known_size
 from .branches import steps
 
 State = tuple[Value | None, ...]
 Activation = Callable[[Value], Value]
 Step = Callable[[Value, State], tuple[Value, ...]]
 """A function of what the input adds to the gates and of the state, which returns the next state, the output first."""
+Run = tuple[Value, tuple[Value, ...]]
+"""A direction's outputs at all steps, and its last state."""
 
+_USUAL = {1: ("Tanh",), 3: ("Sigmoid", "Tanh"), 4: ("Sigmoid", "Tanh", "Tanh")}
+"""The activations of a direction where a node names none, by its number of gates."""
 _DEFAULTS: dict[str, tuple[float | None, float | None]] = {
     "affine": (1.0, 0.0),
     "elu": (1.0, None),
@@ -74,25 +79,25 @@ class _Layer:
         """An input that is there."""
         return self.given[place] if place in self.given else self.node.operand(place)
 
-    def results(self, defaults: Sequence[str], step: Callable[["_Direction"], Step]) -> tuple[Value, ...]:
-        """The outputs of all directions, each run by what `step` makes for it.
+    def results(self, step: Callable[["_Direction"], Step]) -> tuple[Value, ...]:
+        """The outputs of all directions, each run by the step that `step` makes for it."""
+        return self.joined(lambda direction, backwards: self._run(direction, backwards, step(direction)))
 
-        Args:
-            defaults: the activations of a direction where the node has none.
-            step: makes the step of a direction.
-        """
+    def joined(self, run: Callable[["_Direction", bool], Run]) -> tuple[Value, ...]:
+        """The outputs of all directions; `run` runs one, given whether it goes backwards."""
+        defaults = _USUAL[self.gates]
         op, directions = self.op, _DIRECTIONS[attribute(self.node, "direction", "forward")]
-        names, each = attribute(self.node, "activations", tuple(defaults) * 2), len(defaults)
+        names, each = attribute(self.node, "activations", defaults * 2), len(defaults)
         functions = _activations(op, self.node, names[: each * len(directions)], each)
-        runs: list[tuple[Value, tuple[Value, ...]]] = []
+        runs: list[Run] = []
         for index, backwards in enumerate(directions):
-            direction = _Direction(self, index, functions[index * each : (index + 1) * each])
-            runs.append(self._run(direction, backwards, step(direction)))
+            own = slice(index * each, (index + 1) * each)
+            runs.append(run(_Direction(self, index, functions[own], names[own]), backwards))
         y = op.Concat(*(op.Unsqueeze(run, [1]) for run, _ in runs), axis=1)  # [time, direction, batch, hidden]
         states = zip(*(state for _, state in runs), strict=True)
         return y, *(op.Concat(*(op.Unsqueeze(state, [0]) for state in row), axis=0) for row in states)
 
-    def _run(self, direction: "_Direction", backwards: bool, step: Step) -> tuple[Value, tuple[Value, ...]]:
+    def _run(self, direction: "_Direction", backwards: bool, step: Step) -> Run:
         op, lengths, nought = self.op, self.node.input(4), None
         gates = direction.from_input()
         if backwards:
@@ -122,11 +127,12 @@ class _Layer:
 
 @dataclass(frozen=True, slots=True)
 class _Direction:
-    """One direction of a layer, and its activations."""
+    """One direction of a layer, and its activations, as functions and by name."""
 
     layer: _Layer
     index: int
     functions: Sequence[Activation]
+    names: Sequence[str]
 
     def weight(self, place: int) -> Value:
         """The part of an input that belongs to the direction."""
@@ -145,11 +151,12 @@ class _Direction:
         whole = op.Transpose(self.weight(2), perm=(1, 0))
         return [whole] if count == 1 else list(op.Split(whole, num_outputs=count, axis=1, outputs=count))
 
-    def from_input(self) -> Value:
-        """What the input adds to the gates, `[time, batch, gates]`."""
+    def from_input(self, *more: Value | None) -> Value:
+        """What the input adds to the gates, `[time, batch, gates]`; the first ones may have further biases."""
         op = self.layer.op
         y = op.MatMul(self.layer.operand(0), op.Transpose(self.weight(1), perm=(1, 0)))
-        biases = [bias for bias in self.biases(0) if bias is not None]
+        pairs = zip_longest(self.biases(0), more)
+        biases = [bias if other is None else op.Add(bias, other) for bias, other in pairs if bias is not None]
         return op.Add(y, op.Concat(*biases, axis=0)) if biases else y
 
     def start(self, place: int) -> Value | None:
@@ -225,7 +232,7 @@ def _rnn(op: Builder, node: Node) -> tuple[Value, ...]:
         (f,), (weight,), (bias,) = direction.functions, direction.recurrent(), direction.biases(1)
         return lambda gates, state: (f(direction.plus(gates, state[0], weight, bias)),)
 
-    return _Layer(op, node, (5,), 1).results(("Tanh",), step)
+    return _Layer(op, node, (5,), 1).results(step)
 
 
 def _gru(op: Builder, node: Node) -> tuple[Value, ...]:
@@ -249,7 +256,7 @@ def _gru(op: Builder, node: Node) -> tuple[Value, ...]:
 
         return run
 
-    return _Layer(op, node, (5,), 3).results(("Sigmoid", "Tanh"), step)
+    return _Layer(op, node, (5,), 3).results(step)
 
 
 def _lstm(op: Builder, node: Node) -> tuple[Value, ...]:
@@ -308,13 +315,55 @@ def _cells(layer: _Layer, read: Callable[[Value], Value]) -> tuple[Value, ...]:
 
         return run
 
-    return layer.results(("Sigmoid", "Tanh", "Tanh"), step)
+    return layer.results(step)
 
 
 def _spelled_out(expansion: Callable[[Builder, Node], tuple[Value, ...]]) -> Expansion:
     return lambda op, node: (_time_first if is_batch_first(node) else expansion)(op, node)
 
 
+def looped(node: Node) -> Expansion | None:
+    """Return what writes each direction of a layer as one node for all of its steps; None where it has no kernel.
+
+    Its activations must have a kernel, without parameters of their own, and it must be of float32 and not empty.
+    """
+    names = {name.lower() for name in attribute(node, "activations", ())}
+    has_parameters = any(attribute(node, f"activation_{name}", ()) for name in ("alpha", "beta"))
+    w, r = node.operand(1), node.operand(2)
+    is_sized = r.type.is_static and 0 not in (*node.operand(0).shape, *w.shape, *r.shape)
+    fits = is_sized and r.dtype is DType.float32 and names <= _LOOPED and not has_parameters
+    return _looped if fits and not is_batch_first(node) else None
+
+
+def _looped(op: Builder, node: Node) -> tuple[Value, ...]:
+    rows, hidden = (known_size(node.operand(2), axis) for axis in (1, 2))
+    layer = _Layer(op, node, (5, 6) if node.operator == "LSTM" else (5,), rows // hidden)
+    kept = {name: attribute(node, name, None) for name in ("clip", "input_forget", "linear_before_reset")}
+
+    def run(direction: _Direction, backwards: bool) -> Run:
+        biases, bias = direction.biases(1), None
+        if kept["linear_before_reset"]:
+            *biases, bias = biases
+        start = [direction.start(place) for place in layer.states]
+        peepholes = None if node.input(7) is None else direction.weight(7)
+        inputs = direction.from_input(*biases), op.Transpose(direction.weight(2), perm=(1, 0)), bias, node.input(4)
+        y, *states = op(
+            RECURRENT_STEPS,
+            *(*inputs, *start, *[None] * (2 - len(start)), peepholes),
+            outputs=1 + len(layer.states),
+            layer=node.operator,
+            activations=tuple(name.lower() for name in direction.names),
+            direction="reverse" if backwards else "forward",
+            **kept,
+        )
+        return y, tuple(states)
+
+    return layer.joined(run)
+
+
+RECURRENT_STEPS = "planish::RecurrentSteps"
+_LOOPED = frozenset({"elu", "hardsigmoid", "leakyrelu", "relu", "sigmoid", "tanh"})
+"""The activations that kernels compute, with the usual parameters, by name in small letters."""
 DYNAMIC_LSTM = "com.microsoft::DynamicQuantizeLSTM"
 
 EXPANSIONS: dict[str, Expansion] = {

@@ -67,17 +67,12 @@ def test_integers_stand_for_weights_and_for_what_they_multiply(spelled_out, dire
     spelled_out("com.microsoft::DynamicQuantizeLSTM", *inputs, outputs=3, hidden_size=HIDDEN, direction=direction)
 
 
-def test_a_length_that_isn_t_known_is_refused(spelled_out) -> None:
+def test_layers_of_any_length_and_their_activations(spelled_out) -> None:
+    """A length that isn't known is refused only where activations have no kernel."""
     w, r, _ = weights("LSTM", 1)
+    shared = {"dims": [("time", 1, SIZE), w.shape, r.shape], "hidden_size": HIDDEN, "outputs": 3}
+    spelled_out("LSTM", floats(TIME, 1, SIZE), w, r, **shared)
     with pytest.raises(
         TargetError, match="layer: tvm can't run LSTM: how often it runs, time, is known .*give a size .*{time=16}"
     ):
-        spelled_out(
-            "LSTM",
-            floats(TIME, 1, SIZE),
-            w,
-            r,
-            dims=[("time", 1, SIZE), w.shape, r.shape],
-            hidden_size=HIDDEN,
-            outputs=3,
-        )
+        spelled_out("LSTM", floats(TIME, 1, SIZE), w, r, activations=("Sigmoid", "Softplus", "Tanh"), **shared)

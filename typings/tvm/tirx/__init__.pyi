@@ -40,6 +40,11 @@ class Select(Expr):
 
     def __init__(self, condition: _Operand, true_value: _Operand, false_value: _Operand) -> None: ...
 
+class Ramp(Expr):
+    """A vector of numbers that are equally far apart."""
+
+    base: Expr
+
 class Shuffle(Expr):
     """A vector of lanes of other vectors, by their numbers."""
 
