@@ -161,9 +161,10 @@ class _Inference:
         definition = self._definition
         if not all(isinstance(value, int | float | str | tuple) for value in self._attributes.values()):
             return None
-        is_named = bool(definition.from_data) or self._is_of_data
-        read = [value for index, value in enumerate(self._inputs) if index in definition.host and value is not None]
-        rows = tuple([_row(value, is_named=is_named) for value in read])
+        read = {index: it for index, it in enumerate(self._inputs) if index in definition.host and it is not None}
+        decided = {index for index in definition.from_data if not isinstance(read.get(index), Constant)}
+        is_named = self._is_of_data or any(index < len(self._inputs) for index in decided)
+        rows = tuple([_row(value, is_named=is_named) for value in read.values()])
         if None in rows:
             return None
         return (

@@ -348,7 +348,7 @@ def _schema(operator: str, opset: int) -> _Schema | None:
 
 
 def _parameters(parameters: "Sequence[OpSchema.FormalParameter]") -> tuple[_Parameter, ...]:
-    codes = {_onnx_name(dtype, container): (dtype, container) for dtype in DType for container in Container}
+    codes = _codes()
     return tuple(
         _Parameter(
             name=parameter.name,
@@ -358,6 +358,12 @@ def _parameters(parameters: "Sequence[OpSchema.FormalParameter]") -> tuple[_Para
         )
         for parameter in parameters
     )
+
+
+@cache
+def _codes() -> Mapping[str, _Kind]:
+    """The kinds by ONNX's names for them."""
+    return {_onnx_name(dtype, container): (dtype, container) for dtype in DType for container in Container}
 
 
 def _onnx_name(dtype: DType, container: Container) -> str:

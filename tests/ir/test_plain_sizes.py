@@ -5,7 +5,7 @@ import pytest
 
 from planish.ir import contents, infer
 from planish.ir.builder import Builder
-from planish.ir.graph import Graph
+from planish.ir.graph import Constant, Graph, Value
 from planish.ir.types import DType, TensorType
 
 
@@ -56,3 +56,13 @@ def test_plain_sizes_are_those_that_torch_finds(monkeypatch: pytest.MonkeyPatch)
     plain = types(monkeypatch, is_plain=True)
     assert plain == types(monkeypatch, is_plain=False)
     assert {"float32[batch * length, 8]", "float32[2 * batch, length, 4]", "float32[rows + 1, 8]"} <= set(plain)
+
+
+def test_what_constants_tell_of_sizes_is_inferred_once_for_all_layers():
+    def layer(name: str) -> list[TensorType]:
+        x = Value(name, TensorType(DType.float32, (7, 11, 13)))
+        return infer.infer("Reshape", [x, Constant(f"{name}.shape", np.array([77, 13]))], {})
+
+    first, known = layer("first"), len(infer._FOUND)
+    assert layer("second") == first == [TensorType(DType.float32, (77, 13))]
+    assert len(infer._FOUND) == known
