@@ -40,7 +40,7 @@ from planish.backends import find_backend
 from planish.driver.data import ports_of, single_sample
 from planish.driver.lowering import Candidate, lower
 from planish.driver.measurement import Latency, Ratio, interleaved
-from planish.driver.profiling import profiler, timing
+from planish.driver.profiling import profiler, timings
 from planish.ir.analysis.cost import sizes_in
 from planish.ir.errors import PlanishError
 from planish.ir.graph import Graph
@@ -171,7 +171,7 @@ class Workshop:
             data,
             sizes=sizes,
             profile=profiler(backend, TARGET, self.sample),
-            timing=timing(backend, TARGET, self.sample, sizes),
+            timing=timings(backend, TARGET, self.sample, sizes)[0],
         )
         self.subject, self.folder, self.scratch, self.backend = subject, folder, scratch, find_backend(backend)
         self.untouched = self._lowered(subject.graph)

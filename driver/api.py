@@ -28,7 +28,7 @@ from ..targets.load import load_target
 from .data import Batch, cut, doubts, make_batches, ports_of, read_data, single_sample
 from .evaluation import find_metric, labelled, labels_of
 from .model import read_model, write_model
-from .profiling import profiler, timing
+from .profiling import profiler, timings
 from .reporter import SILENT, Doubts, PassReporter, Reporter
 from .user_code import find_function
 from .usual_sizes import graph_samples
@@ -191,6 +191,7 @@ def optimize(
     result = graph.clone()
     given = [bind(ports, (), probe) for probe in probes]
     labels = None if metric is None else labelled(find_metric(metric, Path()), batches)
+    clocks = graph_timings(backend, machine, sample, graph, seed)
     context = PassContext(
         machine,
         graph,
@@ -201,7 +202,9 @@ def optimize(
         probes=given,
         profile=profiler(backend, machine, sample),
         profile_decides=backend != "auto",
-        timing=None if backend is None else graph_timing(backend, machine, sample, graph, seed),
+        timing=clocks[0] if clocks else None,
+        rivals=clocks[1:],
+        backend=backend if backend not in (None, "auto") else "",
         labels=labels_of(batches),
         labelled=labels,
         read_model=read_model,
@@ -215,10 +218,14 @@ def optimize(
     return Optimized(result, records, tuple(hearing.texts))
 
 
-def graph_timing(backend: str, target: Target, sample: Feeds | None, graph: Graph, seed: int) -> Timing | None:
-    """What times graphs, on random inputs where there are no data."""
+def graph_timings(
+    backend: str | None, target: Target, sample: Feeds | None, graph: Graph, seed: int
+) -> tuple[Timing, ...]:
+    """What times graphs on each backend that may be chosen, on random inputs where there are no data."""
+    if backend is None:
+        return ()
     shown = next(graph_samples(graph, seed)) if sample is None else sample
-    return timing(backend, target, shown, sizes_in(graph, shown))
+    return timings(backend, target, shown, sizes_in(graph, shown))
 
 
 def _source(model: Any, how: Sequence[Any]) -> tuple[Graph, Any]:

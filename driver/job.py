@@ -31,7 +31,7 @@ from .evaluation import (
 from .lowering import Lowering, chosen
 from .mistakes import check_names
 from .model import read_model
-from .profiling import profiler, timing
+from .profiling import profiler, timings
 from .recipe import Recipe, Sources
 from .reporter import Reporter
 from .timings import NO_EARLIER, Earlier
@@ -65,6 +65,7 @@ class Job:
 
     def context(self, sizes: Mapping[str, int], sample: Feeds | None = None) -> PassContext:
         """The context that passes run in; with a sample they can time graphs."""
+        clocks = timings(self.recipe.backend, self.target, sample, sizes)
         return PassContext(
             target=self.target,
             source=self.source,
@@ -74,7 +75,9 @@ class Job:
             progress=self.reporter.progress,
             profile=profiler(self.recipe.backend, self.target, sample),
             profile_decides=self.recipe.backend != "auto" or len(self.backends) == 1,
-            timing=timing(self.recipe.backend, self.target, sample, sizes),
+            timing=clocks[0] if clocks else None,
+            rivals=clocks[1:],
+            backend="" if self.recipe.backend == "auto" else self.recipe.backend,
             labels=self.labels,
             labelled=self.labelled,
             read_model=partial(read_model, folder=self.recipe.folder),

@@ -35,6 +35,7 @@ from .results import plain
 _AT_ONCE = 4
 """How many graphs are timed in turn with the first one."""
 _MOST_ROWS = 100_000
+_WIDENING = ("Cast", "DequantizeLinear", "Transpose")
 _SURE = 0.005
 """The standard error of a ratio of times, relative to it, that is small enough."""
 _ERROR_OF_MEDIAN = 0.93
@@ -122,11 +123,17 @@ def _digest(*parts: Any) -> str:
 
 def _text(node: Node, sizes: Mapping[str, int]) -> str:
     attributes = "".join(f", {name}={value}" for name, value in sorted(node.attributes.items()))
-    inputs, outputs = (
-        ", ".join("" if value is None else _type(value.type, sizes) for value in values)
-        for values in (node.inputs, node.outputs)
-    )
+    inputs = ", ".join("" if value is None else _type(value.type, sizes) + _stored(value) for value in node.inputs)
+    outputs = ", ".join(_type(value.type, sizes) for value in node.outputs)
     return f"{node.operator}({inputs}{attributes}) -> {outputs}"
+
+
+def _stored(value: Value) -> str:
+    """The type that a value is widened from, by which a backend takes another kernel; empty if it isn't widened."""
+    source = value
+    while source.producer is not None and source.producer.operator in _WIDENING:
+        source = source.producer.operand(0)
+    return f" of {source.dtype}" if source.dtype is not value.dtype else ""
 
 
 def _type(type: TensorType, sizes: Mapping[str, int]) -> str:

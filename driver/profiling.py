@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..backends import Backend, find_backend
+from ..backends import Backend, backend_names, find_backend
 from ..backends.base import NodeTimes
 from ..backends.legal import legalized
 from ..backends.machine import runs_here
@@ -17,6 +17,9 @@ from ..targets import Target
 from .latencies import LatencyTable, TableTiming
 from .lowering import lower
 from .measurement import Settled, interleaved
+
+_FIRST = "onnxruntime"
+"""The backend that graphs are timed on where several may be chosen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,23 +80,26 @@ def profiler(choice: str | None, target: Target, sample: Feeds | None) -> Profil
     return None if found is None or found.backend.compiles_slowly else found
 
 
-def timing(choice: str | None, target: Target, sample: Feeds | None, sizes: Mapping[str, int]) -> TableTiming | None:
-    """A timing of graphs by the user's table of latencies; None if no backend is chosen, or it can't time graphs here.
+def timings(
+    choice: str | None, target: Target, sample: Feeds | None, sizes: Mapping[str, int]
+) -> tuple[TableTiming, ...]:
+    """Timings of graphs by the user's tables of latencies, one for each backend that may be chosen and can time graphs.
 
     Args:
-        choice: the backend's name, `auto` for ONNX Runtime, or None.
+        choice: the backend's name, `auto` for all, ONNX Runtime first, or None.
         target: the target that graphs are compiled for.
         sample: the inputs that they run on; None gives no times.
         sizes: the sizes of the symbolic dimensions in the sample.
     """
-    found = _profiler(choice, target, sample)
-    return None if found is None else TableTiming(found, LatencyTable.of_user(found.backend, target), sizes)
+    names = sorted(backend_names(), key=lambda name: name != _FIRST) if choice == "auto" else [choice]
+    found = [it for name in names if (it := _profiler(name, target, sample)) is not None]
+    return tuple(TableTiming(it, LatencyTable.of_user(it.backend, target), sizes) for it in found)
 
 
 def _profiler(choice: str | None, target: Target, sample: Feeds | None) -> GraphProfiler | None:
     if choice is None or sample is None:
         return None
-    backend = find_backend("onnxruntime" if choice == "auto" else choice)
+    backend = find_backend(_FIRST if choice == "auto" else choice)
     if (
         not backend.tells_times
         or backend.available()

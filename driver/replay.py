@@ -12,7 +12,7 @@ from ..passes.instrument import Instrument
 from ..passes.manager import PassManager
 from ..passes.pipeline import parse_pipeline
 from ..passes.reproducer import Reproducer
-from .api import Optimized, graph_timing
+from .api import Optimized, graph_timings
 from .data import Batch, doubts, ports_of, single_sample
 from .evaluation import find_metric, labelled
 from .model import read_model
@@ -46,12 +46,15 @@ def surroundings(case: Reproducer) -> PassContext:
     context, folder, ports = case.context, Path(case.folder), ports_of(case.graph)
     sample = single_sample(case.calibration[0], ports) if case.calibration else None
     batches = [Batch(*pair) for pair in zip(case.calibration, case.labels, strict=True)] if case.labels else []
+    clocks = graph_timings(case.timed or None, context.target, sample, case.graph, case.seed)
     return replace(
         context,
         sizes={} if sample is None else sizes_in(case.graph, sample),
         profile=profiler(case.timed or None, context.target, sample),
         profile_decides=case.timed != "auto",
-        timing=graph_timing(case.timed, context.target, sample, case.graph, case.seed) if case.timed else None,
+        timing=clocks[0] if clocks else None,
+        rivals=clocks[1:],
+        backend="" if case.timed == "auto" else case.timed,
         labelled=labelled(find_metric(case.metric, folder), batches) if case.metric else None,
         read_model=partial(read_model, folder=folder),
         find_function=partial(find_function, folder=folder),

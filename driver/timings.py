@@ -50,7 +50,8 @@ class Timings(Instrument):
         self._remember = context.remember
         profile = None if context.profile is None else partial(self._profiles, context.profile)
         timing = None if context.timing is None else _NotedTiming(context.timing, self._tell)
-        return replace(context, profile=profile, timing=timing)
+        rivals = tuple(_NotedTiming(it, self._tell) for it in context.rivals)
+        return replace(context, profile=profile, timing=timing, rivals=rivals)
 
     def _profiles(self, profile: Profiler, graphs: Sequence[Graph], **asked: Any) -> Sequence[Profile]:
         def measure() -> Any:

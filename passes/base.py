@@ -183,6 +183,8 @@ class PassContext:
             having.
         timing: times graphs on that backend, however slowly it compiles, for passes that are asked for a speed-up; None
             where no backend is chosen, or it can't be timed here.
+        rivals: what times graphs on the other backends that the model may be lowered to instead.
+        backend: the name of the backend that the model is built for; empty where none is chosen yet.
         labels: the labels of the calibration batches; empty where the user gave none.
         labelled: the labels with the metric that is computed with them; None where the user gave no labels, or no
             metric.
@@ -208,6 +210,8 @@ class PassContext:
     profile: Profiler | None = None
     profile_decides: bool = True
     timing: Timing | None = None
+    rivals: Sequence[Timing] = ()
+    backend: str = ""
     labels: Sequence[Any] = ()
     labelled: Labelled | None = None
     read_model: Callable[[str], Graph] = _unread

@@ -100,6 +100,15 @@ def native() -> Target:
     return _target("native", "this machine", this_cpu() or detected())
 
 
+def is_at_hand(target: Target) -> bool:
+    """Whether a target is the machine at hand, so that what is measured here holds there; threads may differ."""
+    try:
+        here = native()
+    except UsageError:
+        return False
+    return (target.architecture, target.mcpu, target.features) == (here.architecture, here.mcpu, here.features)
+
+
 @dataclass(frozen=True, slots=True)
 class Detection:
     """What is known of a CPU that a target was made from.
@@ -148,12 +157,14 @@ def _target(name: str, description: str, cpu: Cpu) -> Target:
     fitting = [target for target in kin if target.features <= features]
     if not fitting:
         raise UsageError(f"planish has no target for {cpu.architecture} machines; give a TOML file of your own")
-    best, near = max(fitting, key=lambda target: len(target.features)), nearest_to(cpu, features)
+    near = nearest_to(cpu, features)
+    mcpu = near and llvm_name(near)
+    best = max(fitting, key=lambda target: (len(target.features), target.mcpu == mcpu))  # of equals, the first by name
     return replace(
         best,
         name=name,
         description=f"{description}: {best.description}",
-        mcpu=(near and llvm_name(near)) or best.mcpu,
+        mcpu=mcpu or best.mcpu,
         features=features,
         threads=cpu.threads or best.threads,
     )

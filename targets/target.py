@@ -58,10 +58,9 @@ class Target:
     bfloat16: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
     weights: Mapping[int, Mapping[str, frozenset[str]]] = field(default_factory=dict[int, Mapping[str, frozenset[str]]])
 
-    @property
-    def bfloat16_operators(self) -> frozenset[str]:
-        """The operators whose products are faster in bfloat16 than in float32."""
-        return _on_any(self.bfloat16)
+    def bfloat16_operators(self, backend: str = "") -> frozenset[str]:
+        """The operators whose products are faster in bfloat16 than in float32, on a backend, or on any without one."""
+        return self.bfloat16.get(backend, frozenset()) if backend else _on_any(self.bfloat16)
 
     def weight_operators(self, bits: int) -> frozenset[str]:
         """The operators whose products are faster with constant weights in so many bits than in float32."""

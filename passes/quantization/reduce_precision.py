@@ -1,15 +1,20 @@
 """Products in 16-bit floats."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from ...ir.builder import Builder
-from ...ir.graph import Constant, Graph, Location, Node, Value
+from ...ir.graph import Constant, Graph, Location, Node, Value, nested, nested_nodes
 from ...ir.types import DType
 from ...ir.unused import drop_unused
-from ..base import Effect, GraphwisePass, PassContext, PassResult
+from ...targets.load import is_at_hand
+from ..base import Effect, Pass, PassContext, PassResult, Timing
+from ..debug_counter import DebugCounter
 from ..legalization.expansions.attention import is_plain
+from .gain import gain
+from .rounding import name_of
 
 _FACTORS = {"Attention": 3, "Conv": 2, "Gemm": 2, "MatMul": 2}
 """How many of an operator's inputs are multiplied."""
@@ -22,8 +27,11 @@ _LEAST_CHANNELS = 16
 
 
 @dataclass(frozen=True)
-class PrecisionReduction(GraphwisePass):
-    """Multiply in bfloat16 and add up in float32, where the target has fast instructions for that.
+class PrecisionReduction(Pass):
+    """Multiply in bfloat16 and add up in float32, where that is faster on the target.
+
+    On the machine at hand, each layer and the whole model are timed on the backend that the model is built for. Of
+    other machines their description says which products are faster, or nothing is reduced.
 
     Both factors of a product are rounded to bfloat16 and back, and all else stays in float32: sums, biases,
     activations, normalizations, the softmax of attention. Weights are stored in bfloat16, in half the size (Kalamkar et
@@ -41,25 +49,64 @@ class PrecisionReduction(GraphwisePass):
     after: ClassVar[tuple[str, ...]] = ("fold-constants", "fuse-batch-norm")
     dtype: Literal["bfloat16"] = "bfloat16"
 
-    def run_on(self, graph: Graph, context: PassContext) -> PassResult:
-        operators = context.target.bfloat16_operators
+    def run(self, graph: Graph, context: PassContext) -> PassResult:
+        timings = () if context.timing is None else (context.timing, *context.rivals)
+        if timings and is_at_hand(context.target):
+            return self._run_timed(graph, context, timings)
+        operators = context.target.bfloat16_operators(context.backend)
         if not operators:
-            return PassResult(
-                misses=[f"nothing is reduced: {context.target.name} has no fast products of {self.dtype}"]
-            )
-        rounding = _Rounding(graph, context)
-        misses: list[str] = []
-        counts = dict.fromkeys(sorted(operators), 0)
-        for node in graph.nodes:
-            if node.operator not in _FACTORS or not context.selects(node):
-                continue
-            if reason := _obstacle(node, operators):
-                misses.append(f"{node.location}: {node.operator} stays in float32: {reason}")
-            elif not all(map(_is_rounded, _factors(node))) and context.applies(node.operator, node):
-                rounding.apply(node)
-                counts[node.operator] += 1
-        rounding.drop_unused()
-        return PassResult({**counts, "Gather": rounding.shared}, misses)
+            place = f"{context.target.name}{context.backend and f' in {context.backend}'}"
+            return PassResult(misses=[f"nothing is reduced: {place} has no fast products of {self.dtype}"])
+        return _reduced(graph, context, operators)
+
+    def _run_timed(self, graph: Graph, context: PassContext, timings: Sequence[Timing]) -> PassResult:
+        """Reduce what is measured to be faster so, if the whole model is."""
+        everything = frozenset(_FACTORS)
+
+        def draft(left: AbstractSet[str]) -> tuple[Graph, Mapping[str, str]]:
+            copy, selection = graph.clone(), context.selection.without(left)
+            before = {name_of(node) for node in _products(copy) if _is_reduced(node)}
+            _reduced(copy, replace(context, selection=selection, counter=DebugCounter()), everything)
+            layers = [node for node in _products(copy) if _is_reduced(node) and name_of(node) not in before]
+            return copy, {name_of(node): f"{node.location}: {node.operator} in {self.dtype}" for node in layers}
+
+        if not draft(frozenset())[1]:
+            return _reduced(graph, context, everything)
+        found = gain(timings, graph, draft)
+        misses = [f"{text}, so it stays in float32" for text in found.left.values()]
+        if found.reason:
+            return PassResult(misses=[f"nothing is reduced: {found.reason}", *misses])
+        result = _reduced(graph, replace(context, selection=context.selection.without(found.left)), everything)
+        return replace(result, misses=[*misses, *result.misses])
+
+
+def _products(graph: Graph) -> list[Node]:
+    return [node for node in nested_nodes(graph) if node.operator in _FACTORS]
+
+
+def _is_reduced(node: Node) -> bool:
+    return all(map(_is_rounded, _factors(node)))
+
+
+def _reduced(graph: Graph, context: PassContext, operators: frozenset[str]) -> PassResult:
+    """Reduce all products of some operators that can be, in a graph and all that its nodes hold."""
+    return PassResult.sum([_reduce(part, context, operators) for part in tuple(nested(graph))])
+
+
+def _reduce(graph: Graph, context: PassContext, operators: frozenset[str]) -> PassResult:
+    rounding = _Rounding(graph, context)
+    misses: list[str] = []
+    counts = dict.fromkeys(sorted(operators), 0)
+    for node in graph.nodes:
+        if node.operator not in _FACTORS or not context.selects(node):
+            continue
+        if reason := _obstacle(node, operators):
+            misses.append(f"{node.location}: {node.operator} stays in float32: {reason}")
+        elif not _is_reduced(node) and context.applies(node.operator, node):
+            rounding.apply(node)
+            counts[node.operator] += 1
+    rounding.drop_unused()
+    return PassResult({**counts, "Gather": rounding.shared}, misses)
 
 
 class _Rounding:

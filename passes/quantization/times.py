@@ -67,7 +67,7 @@ class Times:
         """
         plan = rounding.plan(rounding.layers.keys())
         heads = rounding.layers.keys() | {name_of(node) for node in plan.carriers}
-        leads = _leads(rounding.graph, heads)
+        leads = leads_of(rounding.graph, heads)
         sums = {name: [0.0, 0.0] for name in heads}
         shares = [profile.seconds / (sum(profile.modules.values()) or 1) for profile in (in_float, in_integers)]
         for place, profile in enumerate((in_float, in_integers)):
@@ -111,7 +111,7 @@ class Times:
         return regions, self.converting * elements
 
 
-def _leads(graph: Graph, heads: AbstractSet[str]) -> dict[str, str]:
+def leads_of(graph: Graph, heads: AbstractSet[str]) -> dict[str, str]:
     """The layer or carrier that each node goes with, by name: the nearest before it along first inputs."""
     leads: dict[str, str] = {}
     for node in graph.nodes:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from planish.driver.latencies import LatencyTable, TableTiming
+from planish.driver.latencies import LatencyTable, TableTiming, signatures
 from planish.driver.measurement import Settled
 from planish.ir.builder import Builder
 from planish.ir.graph import Graph
@@ -97,3 +97,16 @@ def test_a_broken_table_is_measured_anew(tmp_path: Path) -> None:
 
     assert seconds(TableTiming(Machine(), LatencyTable(lambda: path), {}), convolutions(2)) == [[2, 0]]
     assert LatencyTable(lambda: path).rows
+
+
+def test_products_of_widened_factors_have_rows_of_their_own() -> None:
+    """Bias and activation behind a product run in its kernel, which depends on what the factors are stored as."""
+    plain, widened = Graph(), Graph()
+    weight = np.ones((4, 8), np.float32)
+    for graph in (plain, widened):
+        op = Builder(graph)
+        x = graph.add_input("x", TensorType(DType.float32, (2, 4)))
+        w = op.constant(weight.astype(DType.bfloat16.numpy) if graph is widened else weight)
+        graph.outputs["y"] = op.Relu(op.MatMul(x, op.Cast(w, to=DType.float32) if graph is widened else w))
+    rows = [list(signatures(graph, {}).values())[-2:] for graph in (plain, widened)]
+    assert not set(rows[0]) & set(rows[1])

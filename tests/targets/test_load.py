@@ -2,6 +2,7 @@
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from planish import targets
 from planish.ir.errors import UsageError
 from planish.targets import Target
 from planish.targets.cpu import VARIABLE, this_cpu
-from planish.targets.load import load_target, native, target_names
+from planish.targets.load import is_at_hand, load_target, native, target_names
 
 ZEN5 = """processor : 0
 vendor_id : AuthenticAMD
@@ -144,8 +145,23 @@ def test_a_target_takes_over_what_it_does_not_say_itself():
     base, target = load_target("x86-64-avx512-vnni"), load_target("x86-64-avx512-bf16")
     assert (target.int8, target.fused) == (base.int8, base.fused)
     assert target.features - base.features == {"avx512_bf16"}
-    assert "MatMul" in target.bfloat16["tvm"]
-    assert not base.bfloat16
+    assert load_target("x86-64-zen4").features == target.features
+
+
+def test_what_an_instruction_gains_is_said_of_the_cpu_and_not_of_all_that_have_it(tmp_path):
+    """Zen 4 multiplies bfloat16 at twice the rate of float32, Intel's servers at half of it."""
+    assert "MatMul" in load_target("zen4").bfloat16["tvm"]
+    assert load_target("zen4").bfloat16_operators("tvm")
+    assert not load_target("zen4").bfloat16_operators("onnxruntime")
+    for name in ("sapphirerapids", "zen5", "x86-64-avx512-bf16"):
+        assert "avx512_bf16" in load_target(name).features
+        assert not load_target(name).bfloat16
+
+
+def test_the_machine_at_hand_is_known_by_what_it_is():
+    here = native()
+    assert is_at_hand(replace(here, name="box", threads=here.threads + 1))
+    assert not is_at_hand(replace(here, mcpu="another"))
 
 
 def test_a_missing_target_that_is_extended_is_named(tmp_path):
