@@ -10,7 +10,7 @@ from ..ir.errors import UsageError
 from ..ir.graph import Graph
 from .base import Feeds, Labelled, PassContext
 from .choices import leads, share_moved
-from .measures import LossKind, choose_measures, is_of_sigmoid, measure
+from .measures import LossKind, choose_measures, is_of_sigmoid, measure, sized
 from .output_parts import OutputParts
 
 if TYPE_CHECKING:  # listing the passes must not import torch
@@ -157,7 +157,11 @@ class Judge:
 
     def weigh(self, found: "Sequence[Mapping[str, Tensor]]") -> Verdict:
         """Compare outputs for the batches with those of the float model."""
-        pairs = list(zip(map(self.parts.split, found), self._parted, strict=True))
+        alike = [
+            {name: sized(tensor, wanted[name]) for name, tensor in got.items() if name in wanted}
+            for got, wanted in zip(found, self._wanted, strict=True)
+        ]
+        pairs = list(zip(map(self.parts.split, alike), self._parted, strict=True))
         losses = [measure(self.measures, got, wanted, 1.0, offsets=self._offsets).item() for got, wanted in pairs]
         if self._labelled is not None:
             drop = self._metric(found) - self._reference

@@ -110,10 +110,23 @@ def measure(
             by one; their offsets don't count.
     """
     losses = [
-        _distance(kind, got[name].float(), wanted[name].float(), temperature, offsets=offsets)
+        _distance(kind, sized(got[name], wanted[name]).float(), wanted[name].float(), temperature, offsets=offsets)
         for name, kind in measures.items()
     ]
     return sum(losses[1:], start=losses[0])
+
+
+def sized(got: "Tensor", wanted: "Tensor") -> "Tensor":
+    """An output in the sizes of the one that it is compared with: zeros for what it lacks, without what it has beyond.
+
+    Data decide how many boxes a detector keeps, the surest of them first, and rounding moves scores across bounds.
+    """
+    if got.ndim != wanted.ndim or got.shape == wanted.shape:
+        return got
+    common = tuple(slice(min(sizes)) for sizes in zip(got.shape, wanted.shape, strict=True))
+    found = got.new_zeros(wanted.shape)
+    found[common] = got[common]
+    return found
 
 
 def _distance(kind: LossKind, got: "Tensor", wanted: "Tensor", temperature: float, *, offsets: bool) -> "Tensor":

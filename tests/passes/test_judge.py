@@ -149,3 +149,17 @@ def test_batches_that_judge_are_not_fitted_to() -> None:
     assert split(2, 2) == ([0], [1])
     assert split(1, 1) == ([0], [0])
     assert split(0, 0) == ([], [])
+
+
+@pytest.mark.parametrize("few", [False, True])
+def test_boxes_of_which_one_model_keeps_more_than_another_are_compared(few: bool) -> None:
+    x = np.random.default_rng(0).standard_normal((64, 6))
+    x = x[np.argsort(-x[:, 0])]  # the surest first
+
+    def boxes(op: Builder, x: Value, change: float) -> Value:
+        score = op.Squeeze(op.Slice(x, np.array([0]), np.array([1]), np.array([1])), np.array([1]))
+        bound = np.float32(change * (0.1 if few else -0.1))
+        return op.Compress(x, op.Greater(score, bound), axis=0)
+
+    assert (0 < drop(boxes, x, 1) < 10) if few else drop(boxes, x, 1) < 1e-6
+    assert drop(lambda op, x, change: op.Mul(boxes(op, x, change), np.float32(1 - change)), x, 1) > 50
