@@ -254,14 +254,22 @@ def compensation(moments: np.ndarray, damping: float) -> np.ndarray:
     """The upper Cholesky factor of the inverse of damped moments: how each channel's error moves the later ones.
 
     If the moments are `R @ R.T` with an upper triangle R, which is the Cholesky factor of the rows and columns in
-    opposite order, it is the inverse of R. Inverting the moments themselves would take three times as long.
+    opposite order, it is the inverse of R. Inverting the moments themselves would take three times as long. Where
+    channels hardly vary, moments are rounding, and are damped until they have such a factor.
     """
     from scipy.linalg import get_lapack_funcs
 
     damped = moments[::-1, ::-1].astype(np.float64)
-    energy = np.diagonal(damped).copy()
+    energy = np.maximum(np.diagonal(damped), 0)
     mean = energy.mean() or 1.0
-    np.fill_diagonal(damped, np.where(energy > 0, energy, mean) + damping * mean)
-    lower = np.linalg.cholesky(damped)
+    while True:
+        np.fill_diagonal(damped, np.where(energy > 0, energy, mean) + damping * mean)
+        try:
+            lower = np.linalg.cholesky(damped)
+            break
+        except np.linalg.LinAlgError:
+            if not np.isfinite(damped).all():
+                raise
+            damping *= 10
     (inverse,) = get_lapack_funcs(("trtri",), dtype=np.float64)
     return inverse(np.asfortranarray(lower[::-1, ::-1]))[0].astype(np.float32)

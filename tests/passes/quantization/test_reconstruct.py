@@ -139,6 +139,22 @@ def test_what_doesnt_vary_is_fitted_where_rounded_sums_have_no_root() -> None:
     assert torch.allclose(sums.error(best), wanted.flatten(), rtol=1e-3)
 
 
+@pytest.mark.parametrize("held", [1e-30, 2.7])
+def test_moments_that_are_nothing_but_rounding_can_be_rounded_for(held: float) -> None:
+    """Sums of the same number over all windows are off by more than the share that counts as nothing."""
+    count, rest = 1_000_000.0, 1 + 1e-4 * (held > 1)
+    inputs = torch.full((1, 4, 4), count * held**2 / rest, dtype=torch.float64)
+    inputs[:, 3, :3] = inputs[:, :3, 3] = count * held
+    inputs[:, 3, 3] = count
+    if held < 1:
+        inputs[:, :3, :3] = 0  # squares that float32 doesn't hold
+    sums = _Sums(inputs, torch.zeros(1, 4, 8).double(), torch.zeros(1, 8).double())
+    weights, scale = torch.from_numpy(array(1, 3, 8)).double(), torch.full((1, 1, 8), 0.1).double()
+    codes = sums.rounded(weights, scale, 8)
+    assert codes.isfinite().all()
+    assert (codes - weights / scale).abs().mean() < 1
+
+
 def test_what_was_pruned_stays_zero() -> None:
     source = network("windows")
     for constant in list(source.constants.values()):
