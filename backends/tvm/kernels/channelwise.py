@@ -13,10 +13,10 @@ from functools import reduce
 from itertools import product
 from math import prod
 
-import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
+from ..runtime.packing import FoursForm
 from .epilogue import Epilogue, Result
 from .instructions.base import FMA
 from .instructions.int8_dot import K_PER_DOT, Vpdpbusd
@@ -182,19 +182,10 @@ class Quads:
         columns = range(self.window.result[1] if self.window.is_known(1) else 0)
         return list(dict.fromkeys((none, *map(self.shifts, columns))))
 
-
-def packed_depthwise(weights: np.ndarray, quads: Quads) -> np.ndarray:
-    """Pack weights `[channel, row, column]` as `[block, kind, row, four taps, channel and tap]`."""
-    channels, rows, taps = weights.shape
-    blocks, kinds = ceil_div(channels, LANES), quads.kinds
-    packed = np.zeros((blocks * LANES, len(kinds), rows, len(kinds[0]), K_PER_DOT), np.int8)
-    for kind, shifts in enumerate(kinds):
-        for part, byte in np.ndindex(len(shifts), K_PER_DOT):
-            tap = part * K_PER_DOT + byte + shifts[part]
-            if part * K_PER_DOT <= tap < min((part + 1) * K_PER_DOT, taps):
-                packed[:channels, kind, :, part, byte] = weights[:, :, tap]
-    parts = packed.reshape(blocks, LANES, *packed.shape[1:]).transpose(0, 2, 3, 4, 1, 5)
-    return np.ascontiguousarray(parts).reshape(*parts.shape[:4], LANES * K_PER_DOT)
+    @property
+    def form(self) -> FoursForm:
+        """The form in which the kernel reads weights."""
+        return FoursForm(tuple(self.kinds), LANES)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
+from ..runtime.packing import OffsetsForm, packed
 from .epilogue import Epilogue, Result
 from .instructions.base import FMA, Instruction
 from .machine import Machine
@@ -187,15 +188,15 @@ def held_blocks(weights: np.ndarray, sizes: Convolution, tile: Tile, machine: Ma
     return np.asarray(_arranged(weights, sizes, tile, machine).any((2, 3, 5, 6)))
 
 
-def start_offsets(weights: np.ndarray, zero_point: int, window: Window, lanes: int) -> np.ndarray:
-    """Return the offsets that sums start from to undo the images' zero point: `[kind of row, kind of column, filter]`.
+def offsets_form(zero_point: int, window: Window, lanes: int) -> OffsetsForm:
+    """Return the form of the offsets that sums start from to undo the images' zero point, made from sums of weights."""
+    rows, columns = (tuple(tuple(map(bool, kind)) for kind in window.taps(axis)) for axis in range(2))
+    return OffsetsForm(zero_point, rows, columns, lanes)
 
-    They are minus the zero point times the sum of a filter's weights for the taps that lie on the image, in int32.
-    """
-    sums = weights.sum(1, dtype=np.int32)
-    inside = [np.array(window.taps(axis), np.int32) for axis in range(2)]  # [kind, tap]
-    offsets = -zero_point * np.einsum("ri,cj,fij->rcf", *inside, sums)
-    return np.pad(offsets, ((0, 0), (0, 0), (0, -len(sums) % lanes))).astype(np.int32)
+
+def start_offsets(weights: np.ndarray, zero_point: int, window: Window, lanes: int) -> np.ndarray:
+    """Return the offsets that sums of weights `[filter, channel, *taps]` start from."""
+    return packed(weights.sum(1, dtype=np.int32), offsets_form(zero_point, window, lanes))
 
 
 @kernel

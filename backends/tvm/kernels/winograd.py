@@ -17,7 +17,7 @@ import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from ..runtime.filters import POINTS, TAPS, Packing, matrices
+from ..runtime.packing import POINTS, TAPS, WinogradForm, matrices
 from . import convolution
 from .convolution import Convolution, Tile
 from .epilogue import Epilogue, Result
@@ -118,9 +118,9 @@ def _filled(plan: Plan, sizes: Convolution, machine: Machine) -> int:
     return 4 * machine.lanes * plan.size**2 * plan.tiles * (ceil_div(sizes.channels, machine.lanes) + plan.blocks)
 
 
-def packing(plan: Plan, machine: Machine) -> Packing:
+def form(plan: Plan, machine: Machine) -> WinogradForm:
     """Return the form in which the kernel reads its filters."""
-    return Packing(plan.side, plan.blocks * machine.lanes)
+    return WinogradForm(plan.side, plan.blocks * machine.lanes)
 
 
 @kernel

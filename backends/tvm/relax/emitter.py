@@ -18,9 +18,9 @@ from ....ir.graph import Constant, Graph, Node, Value
 from ....ir.types import DType, TensorType
 from ..kernels.machine import Machine
 from ..kernels.vectors import Scalar, known
-from ..runtime.filters import Packing
+from ..runtime.packing import Form, packed
 from ..runtime.storage import carried, carrier
-from ..runtime.weights import PlainFilters
+from ..runtime.weights import PlainWeights
 from .configs import TuningPolicy
 
 _CALLS = {
@@ -53,7 +53,7 @@ class Emitter:
         self.choices = choices
         self.blocked: dict[Value, relax.Expr] = {}
         self.packed: dict[Hashable, list[relax.Expr]] = {}
-        self.plain: dict[Tensor, PlainFilters] = {}
+        self.plain: dict[Tensor, PlainWeights] = {}
         self._sizes: dict[str, tirx.Expr] = {}
         self._new = count()
         self._values: dict[Value, relax.Expr] = {}
@@ -175,11 +175,11 @@ class Emitter:
         tensors = [self.block.normalize(argument) for argument in arguments]
         return self.block.call_te(function, *tensors, **sizes, primfunc_name_hint=name)
 
-    def packed_filters(self, plain: np.ndarray, packing: Packing) -> relax.Expr:
-        """Return packed filters as a constant that is stored plain."""
-        packed = relax.const(packing.packed(plain))
-        self.plain[packed.value] = PlainFilters(plain, packing)
-        return packed
+    def packed_constant(self, plain: np.ndarray, form: Form) -> relax.Expr:
+        """Return weights in a form as a constant that is stored plain."""
+        constant = relax.const(packed(plain, form))
+        self.plain[constant.value] = PlainWeights(plain, form)
+        return constant
 
     def prim_func(
         self, name: str, function: tirx.PrimFunc, arguments: Sequence[relax.Expr], *types: TensorType

@@ -25,7 +25,7 @@ from ..errors import line_of
 from ..kernels.machine import Machine
 from ..kernels.vector_math import ELEMENTS
 from ..runtime.guards import Guards
-from ..runtime.weights import PlainFilters
+from ..runtime.weights import PlainWeights
 from .configs import ESTIMATED, Plainness, TuningPolicy, UnfitError, result_of
 from .converters.table import CONVERTERS, FUSED_KERNELS
 from .emitter import Blocked, Emitter, is_empty
@@ -51,7 +51,7 @@ class Lowered:
     module: IRModule
     guards: Guards
     results: Mapping[str, str]
-    plain: Mapping[Tensor, PlainFilters]
+    plain: Mapping[Tensor, PlainWeights]
 
 
 def to_relax(

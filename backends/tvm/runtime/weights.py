@@ -20,7 +20,7 @@ import numpy as np
 from ....ir.errors import ModelError
 from ....ir.files import writing
 from ....ir.types import DType
-from .filters import Packing
+from .packing import Form, read_form, spelled
 from .program import ALIGNMENT, as_tensor
 
 if TYPE_CHECKING:
@@ -31,11 +31,11 @@ FILE, TABLE = "weights.bin", "weights.json"
 
 
 @dataclass(frozen=True, slots=True)
-class PlainFilters:
-    """Filters as they are stored, and the form in which their kernel reads them."""
+class PlainWeights:
+    """Weights as they are stored, and the form in which a kernel reads them."""
 
-    filters: np.ndarray
-    packing: Packing
+    array: np.ndarray
+    form: Form
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,32 +43,33 @@ class Entry:
     """A constant in the file.
 
     Attributes:
-        dtype: TVM's name of the element type.
-        shape: the sizes of the axes.
+        dtype: TVM's name of the element type, as it is stored.
+        shape: the sizes of the axes, likewise.
         offset: the place where the constant begins, in bytes.
         size: the size of the constant, in bytes.
-        packing: the form that filters are brought into when they are loaded; None for what is stored as it is read.
+        form: the form that weights are brought into when they are loaded; None for what is stored as it is read.
     """
 
     dtype: str
     shape: tuple[int, ...]
     offset: int
     size: int
-    packing: Packing | None = None
+    form: Form | None = None
 
     @property
-    def loaded(self) -> tuple[int, ...]:
-        """The shape of what kernels read."""
-        return self.shape if self.packing is None else self.packing.shape(self.shape)
+    def loaded(self) -> tuple[str, tuple[int, ...]]:
+        """TVM's name of the element type that kernels read, and the sizes of its axes."""
+        return (self.dtype, self.shape) if self.form is None else (self.form.dtype, self.form.shape(self.shape))
 
     @property
     def loaded_size(self) -> int:
         """The size of what kernels read, in bytes."""
-        return self.size if self.packing is None else prod(self.loaded) * np.float32().nbytes
+        dtype, shape = self.loaded
+        return -(-DType[dtype].bits * prod(shape) // 8)
 
 
 def write_weights(
-    directory: Path, tensors: Sequence["Tensor"], plain: Mapping["Tensor", PlainFilters] = MappingProxyType({})
+    directory: Path, tensors: Sequence["Tensor"], plain: Mapping["Tensor", PlainWeights] = MappingProxyType({})
 ) -> list[Path]:
     """Write constants into an artifact's folder, equal ones once; return the files.
 
@@ -82,20 +83,18 @@ def write_weights(
     known: dict[tuple[int, bytes], int] = {}  # the offsets of what is written, by size and digest
     with writing(paths[0]), paths[0].open("wb") as file:
         for tensor in tensors:
-            filters = plain.get(tensor)
-            stored = np.from_dlpack(octets_of(tensor)) if filters is None else np.ascontiguousarray(filters.filters)
+            held = plain.get(tensor)
+            stored = np.from_dlpack(octets_of(tensor)) if held is None else np.ascontiguousarray(held.array)
             content = stored.nbytes, sha256(stored.data).digest()
             if content not in known:
                 file.write(bytes(-file.tell() % ALIGNMENT))
                 known[content] = file.tell()
                 file.write(stored.data)
-            shape = tensor.shape if filters is None else filters.filters.shape
-            packing = None if filters is None else filters.packing
-            entries.append(
-                Entry(str(tensor.dtype), tuple(map(int, shape)), known[content], stored.nbytes, packing=packing)
-            )
+            dtype, shape = (tensor.dtype, tensor.shape) if held is None else (stored.dtype, stored.shape)
+            place = known[content], stored.nbytes
+            entries.append(Entry(str(dtype), tuple(map(int, shape)), *place, None if held is None else held.form))
     with writing(paths[1]):
-        paths[1].write_text(json.dumps([asdict(entry) for entry in entries], indent=1) + "\n", encoding="utf-8")
+        paths[1].write_text(json.dumps([_row(entry) for entry in entries], indent=1) + "\n", encoding="utf-8")
     return paths
 
 
@@ -120,22 +119,28 @@ def read_weights(directory: Path) -> list["Loaded"]:
                 _read(file, entry, octets[place : place + entry.loaded_size])
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ModelError(f"{directory / FILE} can't be read: {error}") from error
-    loaded = {
-        entry: as_tensor(octets[place : place + entry.loaded_size], entry.loaded, entry.dtype)
-        for entry, place in places.items()
-    }
+    loaded: dict[Entry, Loaded] = {}
+    for entry, place in places.items():
+        dtype, shape = entry.loaded
+        loaded[entry] = as_tensor(octets[place : place + entry.loaded_size], shape, dtype)
     return [loaded[entry] for entry in entries]
 
 
 def _read(file: BufferedReader, entry: Entry, octets: np.ndarray) -> None:
     """Read a constant into memory, in the form in which kernels read it."""
     file.seek(entry.offset)
-    if entry.packing is None:
+    if entry.form is None:
         file.readinto(octets.data)
         return
-    plain = np.empty(entry.shape, np.float32)
-    file.readinto(plain.data.cast("B"))
-    entry.packing.pack(plain, octets.view(np.float32).reshape(entry.loaded))
+    plain = np.empty(entry.size, np.uint8)
+    file.readinto(plain.data)
+    dtype, shape = entry.loaded
+    entry.form.pack(plain.view(entry.dtype).reshape(entry.shape), octets.view(dtype).reshape(shape))
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    row = {**asdict(entry), "form": entry.form and spelled(entry.form)}
+    return {key: value for key, value in row.items() if value is not None}
 
 
 def _entry(given: Mapping[str, Any], held: int) -> Entry:
@@ -144,13 +149,13 @@ def _entry(given: Mapping[str, Any], held: int) -> Entry:
     Raises:
         ValueError: there is no such constant in it.
     """
-    packing = None if given.get("packing") is None else Packing(**given["packing"])
-    entry = replace(Entry(**given), shape=tuple(given["shape"]), packing=packing)
-    numbers = (*entry.shape, entry.offset, entry.size, *(() if packing is None else (packing.side, packing.width)))
+    form = read_form(given["form"]) if "form" in given else None
+    entry = replace(Entry(**given), shape=tuple(given["shape"]), form=form)
+    numbers = (*entry.shape, entry.offset, entry.size)
     if not all(type(number) is int and 0 <= number <= held for number in numbers):
         raise ValueError(f"{TABLE} has a constant that isn't in the file: {entry}"[:300])
     bits = DType[entry.dtype].bits * prod(entry.shape)
-    if entry.offset + entry.size > held or entry.size != -(-bits // 8) or (packing and entry.dtype != "float32"):
+    if entry.offset + entry.size > held or entry.size != -(-bits // 8):
         raise ValueError(f"{TABLE} has a constant of another size than the file holds: {entry}"[:300])
     return entry
 

@@ -18,10 +18,10 @@ from planish.backends.tvm.kernels.convolution import Convolution
 from planish.backends.tvm.kernels.epilogue import Broadcast, Epilogue, Operand, PostOp
 from planish.backends.tvm.kernels.machine import Machine
 from planish.backends.tvm.kernels.windows import Window
-from planish.backends.tvm.kernels.winograd import Plan, packing, ways, winograd_kernel
+from planish.backends.tvm.kernels.winograd import Plan, form, ways, winograd_kernel
 from planish.backends.tvm.llvm import llvm_target
 from planish.backends.tvm.relax.layouts import blocked
-from planish.backends.tvm.runtime.filters import matrices
+from planish.backends.tvm.runtime.packing import matrices, packed
 from planish.backends.tvm.runtime.weights import FILE, read_weights
 from planish.targets.load import load_target
 
@@ -100,7 +100,7 @@ def test_any_plan_gives_the_convolution_and_what_follows(case: tuple[int, Window
     y = tvm.runtime.tensor(np.full_like(blocked(residual, 16), np.nan))
     kernel = winograd_kernel(sizes, plan, MACHINE, FOLLOWING).with_attr("global_symbol", "main")
     run = tvm.compile(tvm.IRModule({"main": kernel}), target=TARGET)["main"]
-    arguments = (images, packing(plan, MACHINE).packed(weights), rows[0], blocked(residual, 16), rows[1])
+    arguments = (images, packed(weights, form(plan, MACHINE)), rows[0], blocked(residual, 16), rows[1])
     run(*map(tvm.runtime.tensor, arguments), y)
     found = y.numpy().transpose(0, 1, 4, 2, 3).reshape(batch, -1, *window.result)[:, :filters]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
@@ -130,7 +130,7 @@ def test_filters_are_stored_plain(make_graph, tmp_path) -> None:
     write_artifact(tmp_path, graph, Tvm(checks_kernels=False), target)
     assert (tmp_path / FILE).stat().st_size == weights.nbytes
     (held,) = read_weights(tmp_path)
-    np.testing.assert_array_equal(np.from_dlpack(held), packing(way, Machine.of(target)).packed(weights))
+    np.testing.assert_array_equal(np.from_dlpack(held), packed(weights, form(way, Machine.of(target))))
     x = tensor(1, 64, 28, 28)
     expected = convolved(x, weights, np.zeros(64, np.float32), (1, 1, 1, 1))
     np.testing.assert_allclose(load(tmp_path)(x)[0], expected, rtol=1e-4, atol=1e-4)

@@ -12,7 +12,7 @@ from .....ir.graph import Constant, Node, Value
 from .....ir.quantization import quant_params_of
 from .....ir.types import DType, TensorType
 from .....passes.legalization.expansions.layers import is_interleaved
-from ...kernels.channelwise import DEPTHWISE, LANES, QUADS, Channelwise, Quads, channelwise_kernel, packed_depthwise
+from ...kernels.channelwise import DEPTHWISE, LANES, QUADS, Channelwise, Quads, channelwise_kernel
 from ...kernels.convolution import (
     Convolution,
     SparseTile,
@@ -20,6 +20,7 @@ from ...kernels.convolution import (
     convolution_kernel,
     held_blocks,
     merged,
+    offsets_form,
     prepared,
     sparse_tiles,
     start_offsets,
@@ -35,7 +36,7 @@ from ...kernels.sparse_gemm import SparseSizes
 from ...kernels.vector_math import ELEMENTS
 from ...kernels.vectors import BFLOAT16, ceil_div
 from ...kernels.windows import Window
-from ...kernels.winograd import Plan, packing, ways, winograd_kernel
+from ...kernels.winograd import Plan, form, ways, winograd_kernel
 from ..configs import TuningTask, Way
 from ..emitter import Blocked, Emitter, known_sizes
 from ..fusion import Anchor, FusedKernel, FusionGroup, step_attributes, widened_from
@@ -112,7 +113,7 @@ def _convolved(
     def call(way: Plan | Tile) -> relax.Call:
         if isinstance(way, Plan):
             kernel = winograd_kernel(sizes, way, machine, group.epilogue)
-            filters = emitter.packed_filters(weights, packing(way, machine))
+            filters = emitter.packed_constant(weights, form(way, machine))
             return emitter.prim_func("winograd", kernel, [tensor, filters, *beside], type)
         kernel, arrays = _kernel(sizes, weights, way, machine, group.epilogue)
         return emitter.prim_func(_label("conv", way), kernel, [tensor, *map(relax.const, arrays), *beside], type)
@@ -222,7 +223,7 @@ def _integer_conv(emitter: Emitter, group: FusionGroup, found: Quantized) -> Blo
     groups, wide, weights = merged(groups, weights, images.channels, machine.lanes)
     is_narrow = images.channels <= K_PER_DOT and groups == 1 and found.x not in emitter.blocked
     instruction = Int8Dot.of(machine, np.moveaxis(weights, 1, -1))
-    beside = _beside(found, weights, bias, window, machine.lanes, instruction.zero_point_bias)
+    beside = _beside(emitter, found, weights, bias, window, instruction.zero_point_bias)
     sizes = Convolution(
         batch=images.batch,
         channels=images.channels,
@@ -263,8 +264,8 @@ def _integer_depthwise(
     if not Quads(window).is_possible:
         return None
     sizes = Channelwise(images.batch, images.blocks(LANES), window, QUADS, images.dtype, found.zero_point)
-    constants = [relax.const(packed_depthwise(weights[:, 0], Quads(window)))]
-    constants += _beside(found, weights, bias, window, machine.lanes, 0)
+    constants = [emitter.packed_constant(weights[:, 0], Quads(window).form)]
+    constants += _beside(emitter, found, weights, bias, window, 0)
     kernel = channelwise_kernel(sizes, machine, group.epilogue)
     arguments = [in_blocks(emitter, found.x), *constants, *operands(emitter, group)]
     return image_call(emitter, group.output, "integer_depthwise", kernel, arguments)
@@ -284,12 +285,22 @@ def _quads(emitter: Emitter, found: Quantized) -> relax.Expr:
 
 
 def _beside(
-    found: Quantized, weights: np.ndarray, bias: np.ndarray, window: Window, lanes: int, shift: int
+    emitter: Emitter,
+    found: Quantized,
+    weights: np.ndarray,
+    bias: np.ndarray,
+    window: Window,
+    shift: int,
 ) -> list[relax.Expr]:
     """Return bias, scales and, if sums don't start from 0, offsets for bytes from which a `shift` is subtracted."""
+    lanes = emitter.machine.lanes
     rows: list[relax.Expr] = [constant_row(row, lanes) for row in (bias, found.scales)]
     zero_point = found.zero_point - shift
-    return [*rows, relax.const(start_offsets(weights, zero_point, window, lanes))] if zero_point else rows
+    if zero_point and weights.shape[1] == 1:  # they take more than the weights that they are made from
+        rows.append(emitter.packed_constant(weights[:, 0], offsets_form(zero_point, window, lanes)))
+    elif zero_point:
+        rows.append(relax.const(start_offsets(weights, zero_point, window, lanes)))
+    return rows
 
 
 def _depthwise(
