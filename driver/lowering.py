@@ -17,11 +17,13 @@ from ..passes.manager import PassManager, other_packages
 from ..passes.order import flattened
 from ..passes.pipeline import format_pipeline
 from ..passes.reproducer import Reproducer, reproducing
+from ..passes.units import show_bytes
 from ..passes.verification import Verification
 from ..targets import Target
 from .backend_check import BackendCheck
 from .measurement import Latency
 from .model import read_model
+from .recipe import Budget
 from .reporter import PassReporter, Reporter, compilers_heard
 
 
@@ -223,26 +225,66 @@ def _legal(
     return legal
 
 
-def fastest(candidates: Sequence[Candidate], latencies: Sequence[Latency]) -> tuple[Candidate, Latency]:
-    """The candidate with the lowest latency; an earlier one stays unless a later one is faster beyond noise."""
-    best, *others = zip(candidates, latencies, strict=True)
-    for other in others:
-        if other[1].speedup_over(best[1]).lower > 1:
-            best = other
-    return best
+_NO_BUDGET = Budget()
 
 
-def choice(candidates: Sequence[Candidate], latencies: Sequence[Latency]) -> str:
-    """Which of several candidates `fastest` took, and why."""
-    best, taken = fastest(candidates, latencies)
-    others = [(it, latency) for it, latency in zip(candidates, latencies, strict=True) if it is not best]
-    reasons: list[str] = []
-    for other, latency in others:
-        ratio = taken.speedup_over(latency)
-        if ratio.median < 1:
-            reasons.append(f"{other.backend} is faster by less than the noise, {ratio.inverse}")
-        else:
-            reasons.append(
-                f"{other.backend} is not faster" if ratio.lower <= 1 else f"{other.backend} takes {ratio} as long"
-            )
-    return f"took {best.backend}: {'; '.join(reasons)}"
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """The choice between candidates.
+
+    Attributes:
+        candidates: the candidates.
+        latencies: the latency of each.
+        budget: what the artifact may cost.
+        goal: what is to be best within the budget, `latency` or `size`.
+    """
+
+    candidates: Sequence[Candidate]
+    latencies: Sequence[Latency]
+    budget: Budget = _NO_BUDGET
+    goal: str = "latency"
+
+    @property
+    def winner(self) -> tuple[Candidate, Latency]:
+        """The fastest candidate within the budget, or the smallest one if that is the goal.
+
+        An earlier one stays unless a later one is faster beyond noise. Where all exceed the size, it is the smallest.
+        """
+        best, *others = self._kept
+        for other in others:
+            if other[1].speedup_over(best[1]).lower > 1:
+                best = other
+        return best
+
+    @property
+    def verdict(self) -> str:
+        """Which candidate is taken, and why."""
+        best, taken = self.winner
+        kept = [candidate for candidate, _ in self._kept]
+        reasons: list[str] = []
+        for other, latency in zip(self.candidates, self.latencies, strict=True):
+            ratio = taken.speedup_over(latency)
+            if other is best:
+                continue
+            if other not in kept and other.size > best.size:
+                reasons.append(f"{other.backend} has {show_bytes(other.size)} instead of {show_bytes(best.size)}")
+            elif other not in kept:
+                reasons.append(f"{other.backend} takes longer than the budget")
+            elif ratio.median < 1:
+                reasons.append(f"{other.backend} is faster by less than the noise, {ratio.inverse}")
+            else:
+                is_clear = ratio.lower > 1
+                reasons.append(
+                    f"{other.backend} takes {ratio} as long" if is_clear else f"{other.backend} is not faster"
+                )
+        return f"took {best.backend}: {'; '.join(reasons)}"
+
+    @property
+    def _kept(self) -> list[tuple[Candidate, Latency]]:
+        """The candidates that may be taken."""
+        size, latency = self.budget.size, self.budget.latency
+        pairs = list(zip(self.candidates, self.latencies, strict=True))
+        small = [pair for pair in pairs if size is None or pair[0].size <= size]
+        small = small or [min(pairs, key=lambda pair: pair[0].size)]
+        kept = [pair for pair in small if latency is None or pair[1].median <= latency] or small
+        return [min(kept, key=lambda pair: pair[0].size)] if self.goal == "size" else kept

@@ -21,7 +21,7 @@ from .cache.build_cache import BuildCache
 from .cache.builds import Built
 from .evaluation import Score, interpreted
 from .job import Job
-from .lowering import Candidate, choice, fastest, lower, refuse_early
+from .lowering import Candidate, Contest, lower, refuse_early
 from .measurement import Latency, interleaved
 from .page.history import History
 from .provenance import digest, versions
@@ -130,18 +130,19 @@ def _written(job: Job, ran: Ran, scratch: Path) -> tuple[Measured, Path]:
 
 
 def _measured(job: Job, ran: Ran, scratch: Path) -> tuple[Latency, Measured, Path, Sequence[AtSizes]]:
-    """The latency of the untouched model, the fastest of the built models, its path, and latencies at other lengths."""
+    """The latency of the untouched model, the best of the built models, its path, and latencies at other lengths."""
     candidates = job.lowering(ran.probes, scratch).candidates(ran.graph, job.backend)
     job.reporter.stage("measuring latency")
     models = [ran.untouched.model.executable, *(candidate.executable for candidate in candidates)]
     runs = [lambda model=model: model.run(ran.sample) for model in models]
     reference, *latencies = interleaved(runs, patient=job.is_trial)
+    contest = Contest(candidates, latencies, job.recipe.budget, job.recipe.search.goal)
     if len(candidates) > 1:
         taken = (
             f"{it.backend} {show_seconds(latency.median)}" for it, latency in zip(candidates, latencies, strict=True)
         )
-        job.reporter.note(f"latency of the candidates: {', '.join(taken)}; {choice(candidates, latencies)}")
-    best, latency = fastest(candidates, latencies)
+        job.reporter.note(f"latency of the candidates: {', '.join(taken)}; {contest.verdict}")
+    best, latency = contest.winner
     is_long = job.is_trial or reference.median > _LONG_SECONDS
     lengths = [] if is_long else _at_lengths(job, ran.untouched.model, best)
     job.reporter.stage(f"evaluating the artifact in {best.backend}")

@@ -176,7 +176,8 @@ class Recipe(_Section):
             or `hf:FOLDER`, with options; those of files are sizes for symbolic dimensions, and values for inputs.
         data: the data for calibration and evaluation, and the metric.
         target: `native`, the name of one in targets/, or a TOML file.
-        backend: the runtime, or `auto` for the one that is measured to be faster.
+        backend: the runtime, or `auto` for the one that is measured to be faster within the budget, or for the one
+            whose files are smaller where the search's goal is `size`.
         tuned: what `planish tune` has written for the TVM backend; None for its estimates.
         passes: the passes, in order; `auto` for those that a search chooses.
         budget: what the artifact has to meet.

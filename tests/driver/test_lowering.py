@@ -12,9 +12,10 @@ from planish.backends import Executable, find_backend
 from planish.driver.backend_check import BackendCheck
 from planish.driver.build import build
 from planish.driver.debugging import find_fault
-from planish.driver.lowering import Lowering, choice, fastest, lower, refuse_early
+from planish.driver.lowering import Contest, Lowering, lower, refuse_early
 from planish.driver.measurement import Latency
 from planish.driver.optimize import optimize_file
+from planish.driver.recipe import Budget
 from planish.driver.reporter import SILENT
 from planish.ir.builder import Builder
 from planish.ir.errors import CheckError, TargetError, UsageError
@@ -193,5 +194,25 @@ def test_the_faster_one_is_kept_and_the_first_within_noise(
     candidate = lower(relu(), find_backend("onnxruntime"), load_target("native"), tmp_path / "artifact")
     candidates = [candidate, replace(candidate, name="second")]
     latencies = [Latency(np.array(first)), Latency(np.array(second))]
-    assert fastest(candidates, latencies) == (candidates[chosen], latencies[chosen])
-    assert choice(candidates, latencies).startswith(f"took onnxruntime: {why}")
+    contest = Contest(candidates, latencies)
+    assert contest.winner == (candidates[chosen], latencies[chosen])
+    assert contest.verdict.startswith(f"took onnxruntime: {why}")
+
+
+@pytest.mark.parametrize(
+    ("budget", "goal", "chosen", "why"),
+    [
+        ({"size": "1000 B"}, "latency", 1, "large has 4 kB instead of 400 B"),
+        ({"size": "100 B"}, "latency", 1, "large has 4 kB instead of 400 B"),
+        ({"size": "5 kB"}, "latency", 0, "small takes 2.00x (2.00-2.00) as long"),
+        ({}, "size", 1, "large has 4 kB instead of 400 B"),
+        ({"latency": "1.5 s"}, "size", 0, "small takes longer than the budget"),
+    ],
+)
+def test_the_choice_of_a_backend_hears_the_size(tmp_path, budget, goal: str, chosen: int, why: str) -> None:
+    candidate = lower(relu(), find_backend("onnxruntime"), load_target("native"), tmp_path / "artifact")
+    candidates = [replace(candidate, backend="large", size=4000), replace(candidate, backend="small", size=400)]
+    latencies = [Latency(np.array([time] * 4)) for time in (1.0, 2.0)]
+    contest = Contest(candidates, latencies, Budget(**budget), goal)
+    assert contest.winner == (candidates[chosen], latencies[chosen])
+    assert contest.verdict == f"took {candidates[chosen].backend}: {why}"
