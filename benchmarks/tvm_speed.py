@@ -22,7 +22,7 @@ A peak is what a loop of multiply-adds on registers reaches, in the same turns (
 the model's operations (two a multiply-add, as its products are written: Winograd's algorithm does fewer) in planish's
 fastest turn. The error is the largest of any output, relative to it (L2); cosines are those of the first output with
 ONNX Runtime's in float32, the worst over the batches. A model is built twice, with an empty cache of kernels and with a
-full one.
+full one. Bytes for a parameter are those of the artifact's constants, and of its code, over the network's parameters.
 """
 
 import json
@@ -51,7 +51,10 @@ from zoo.settle import settle
 from zoo.subject import Subject, images
 
 import planish
+from planish.backends import Executable, find_backend
+from planish.backends.artifact import write_artifact
 from planish.ir.analysis.cost import summarize
+from planish.targets.load import load_target
 
 PAUSE, TURN = 0.05, 0.02
 """Seconds before a turn, and of a turn at least; threads of the turn before still spin, and disturb it, after 5 ms."""
@@ -105,19 +108,31 @@ def inputs_like(feeds: Feeds, count: int) -> list[dict[str, np.ndarray]]:
     return [dict(feeds), *({name: again(name, array) for name, array in feeds.items()} for _ in range(count - 1))]
 
 
+def compiled(graph: planish.Graph) -> tuple[Executable, dict[str, int]]:
+    """A graph as TVM runs it, and the bytes of its artifact's constants and code."""
+    with tempfile.TemporaryDirectory(prefix="planish-") as temporary:
+        folder = Path(temporary) / "artifact"
+        files = write_artifact(folder, graph, find_backend("tvm"), load_target("native"))["files"]
+        constants = files["weights.bin"]["size"]
+        code = sum(file["size"] for file in files.values()) - constants
+        return planish.load(folder), {"constants": constants, "code": code}
+
+
 def ours(source: Path, pipelines: Mapping[str, str], batches: Sequence[Feeds]) -> tuple[dict[str, Run], dict[str, Any]]:
     """How planish runs a model, and what is to be said of it: operations, and seconds of first and second builds."""
     graph = planish.optimize(planish.read(source), "cleanup,fuse").graph
     data = [dict(zip((value.name for value in graph.inputs), batch.values(), strict=True)) for batch in batches]
     found: dict[str, Run] = {}
-    row: dict[str, Any] = {"flops": summarize(graph).flops, "builds": {}}
+    cost = summarize(graph)
+    row: dict[str, Any] = {"flops": cost.flops, "builds": {}, "bytes": {}}
     for who, pipeline in pipelines.items():
         changed = planish.optimize(graph, pipeline, data=data).graph
         row["builds"][who] = []
         for _ in range(2):
             start = time.perf_counter()
-            executable = planish.compile(changed, backend="tvm")
+            executable, held = compiled(changed)
             row["builds"][who].append(time.perf_counter() - start)
+        row["bytes"][who] = {name: size / cost.parameters for name, size in held.items()}
         found[who] = lambda batch, executable=executable: executable(*batch.values())
     return found, row
 
@@ -204,7 +219,7 @@ def report(console: Console, rows: list[dict[str, Any]]) -> None:
     """A table for each precision."""
     for precision, who in PRECISIONS.items():
         rivals, chosen = RIVALS[precision], [row for row in rows if precision in row["ratios"]]
-        last = ("of the peak", "error" if who == OURS else "cosines", "built in")
+        last = ("of the peak", "error" if who == OURS else "cosines", "built in", "bytes for a parameter")
         table = Table("model", "ms", *rivals, *last, title=f"time over that of {who}", show_lines=True)
         for row in chosen:
             ratios = [row["ratios"][precision].get(rival) for rival in rivals]
@@ -212,7 +227,8 @@ def report(console: Console, rows: list[dict[str, Any]]) -> None:
             share = f"{100 * row['share'][precision]:.0f} % of {row['peak'][precision]:.0f}"
             builds = ", ".join(f"{seconds:.1f} s" for seconds in row["builds"][who])
             milliseconds = f"{row['milliseconds'][who]:.2f}"
-            table.add_row(row["model"], milliseconds, *cells, share, fidelity(row, precision), builds)
+            held = ", ".join(f"{name} {size:.2f}" for name, size in row["bytes"][who].items())
+            table.add_row(row["model"], milliseconds, *cells, share, fidelity(row, precision), builds, held)
         if chosen:
             console.print(table)
     if len(rows) > 1:
