@@ -1,10 +1,11 @@
 """`planish inspect`: what a model consists of, what it costs, and what a target would run in integers."""
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..backends.manifest import MANIFEST, read_manifest
 from ..ir.analysis.cost import Cost, by_module, by_operator, flops, moved, sizes_in, summarize
@@ -12,6 +13,7 @@ from ..ir.analysis.liveness import peak_activation_bytes
 from ..ir.errors import UsageError
 from ..ir.graph import Graph
 from ..ir.suggestion import did_you_mean
+from ..passes.pipeline import format_pipeline, make_pipeline
 from ..targets import Int8, Target
 from ..targets.load import load_target
 from .data import ports_of, read_data
@@ -154,12 +156,23 @@ def model_of(reference: str) -> str:
     """
     if not (Path(reference) / MANIFEST).is_file():
         return reference
-    files = [name for name in read_manifest(Path(reference))["files"] if name.endswith(".onnx")]
+    manifest = read_manifest(Path(reference))
+    files = [name for name in manifest["files"] if name.endswith(".onnx")]
     if not files:
-        raise UsageError(
-            f"{reference} holds compiled code, which can't be looked into: give the model that it was built from"
-        )
+        raise UsageError(f"{reference} holds compiled code, which can't be looked into: {_instead(manifest)}")
     return str(Path(reference) / files[0])
+
+
+def _instead(manifest: Mapping[str, Any]) -> str:
+    """What to do about an artifact that keeps no graph: how to make the graph that it was compiled from."""
+    recipe = manifest.get("recipe")
+    if recipe is None:
+        return "give the model that it was built from"
+    passes = (it if isinstance(it, str) else format_pipeline(make_pipeline([it])) for it in recipe["passes"])
+    options = {"-p": ",".join(passes), "-d": recipe["data"]["calibration"], "-t": recipe["target"]}
+    given = [word for flag, value in options.items() if value for word in (flag, value)]
+    command = shlex.join(["planish", "opt", recipe["model"], *given, "-o", "compiled.onnx"])
+    return f"make the graph that was compiled with `{command}`, and give compiled.onnx in its place"
 
 
 def _groups(graph: Graph, target: Target) -> "Sequence[GroupRow]":

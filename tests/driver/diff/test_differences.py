@@ -1,6 +1,7 @@
 """Two models are aligned node by node, and what differs is told of the nodes that it differs in."""
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -125,3 +126,20 @@ def test_strangers_names_are_text() -> None:
     page = diff_page(differences(graph(), graph(), (hostile, hostile)))
     assert "<img" not in page
     assert page.count("<script") == 2
+
+
+def test_of_compiled_code_the_command_is_told_that_makes_its_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tvm")
+    monkeypatch.chdir(tmp_path)
+    planish.write(graph(), "a.planish")
+    built = CliRunner().invoke(app, ["build", "a.planish", "-b", "tvm", "-p", "cleanup,fuse-bias{required=false}"])
+    assert built.exit_code == 0, built.output
+    refused = CliRunner().invoke(app, ["diff", "a.planish", "dist"])
+    assert refused.exit_code == 2
+    command = shlex.split(refused.stderr.split("`")[1])
+    assert command[:3] == ["planish", "opt", "a.planish"]
+    done = CliRunner().invoke(app, command[1:])
+    assert done.exit_code == 0, done.output
+    assert CliRunner().invoke(app, ["diff", "a.planish", "compiled.onnx"]).exit_code == 0
