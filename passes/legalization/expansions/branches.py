@@ -1,12 +1,14 @@
 """Graphs inside nodes, written out where it is known how often they run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ....ir.builder import Builder
 from ....ir.dims import Dim, symbols
 from ....ir.graph import Constant, Graph, Node, Value
+from ....ir.operators import has_trait
+from ....ir.traits import Trait
 from ....ir.unknown import is_from_data
 from ..expansion import Expansion, RefusedError, attribute
 
@@ -67,6 +69,8 @@ def _scan(op: Builder, node: Node) -> tuple[Value, ...]:
     states, scanned = inputs[: len(inputs) - count], inputs[len(inputs) - count :]
     axes = attribute(node, "scan_input_axes", (0,) * count)
     backwards = attribute(node, "scan_input_directions", (0,) * count)
+    if _has_equal_steps(node, body, count):
+        return *states, *_all_at_once(op, body, states, scanned)
     length = scanned[0].shape[axes[0]]
     rows: list[list[Value]] = []
     length = steps(length)
@@ -80,6 +84,65 @@ def _scan(op: Builder, node: Node) -> tuple[Value, ...]:
     turned = attribute(node, "scan_output_directions", (0,) * more)
     stacked = _stacked(op, rows, attribute(node, "scan_output_axes", (0,) * more), turned)
     return (*states, *stacked)
+
+
+def _has_equal_steps(node: Node, body: Graph, count: int) -> bool:
+    """Whether a scan along first axes hands its states on, and does with each slice what can be done with all at once.
+
+    That are operators place by place, and reductions of axes that are known.
+    """
+    orders = [name for name in node.attributes if name.startswith(("scan_input_", "scan_output_"))]
+    held, results = body.inputs[: len(body.inputs) - count], list(body.outputs.values())
+    if any(any(node.attributes[name]) for name in orders) or held != results[: len(held)]:
+        return False
+    sliced = set(body.inputs[len(held) :])
+    for inner in body.nodes:
+        if sliced.isdisjoint(inner.inputs):
+            continue
+        is_reduced = inner.operator.startswith("Reduce") and inner.input(0) in sliced
+        is_by_place = has_trait(inner.operator, Trait.ELEMENTWISE) and "axis" not in inner.attributes
+        if not (_reduced_axes(inner) if is_reduced else is_by_place):
+            return False
+        sliced.update(inner.outputs)
+    return sliced.issuperset(results[len(held) :])
+
+
+def _reduced_axes(node: Node) -> list[int]:
+    """The axes that a reduction is over, counted from the end; none if they aren't known."""
+    rank, axes = node.operand(0).type.rank, node.constant(1)
+    if axes is not None and axes.size:
+        return [int(axis) % rank - rank for axis in axes.reshape(-1)]
+    is_whole = node.input(1) is None and not attribute(node, "noop_with_empty_axes", 0)
+    return list(range(-rank, 0)) if is_whole else []
+
+
+def _all_at_once(op: Builder, body: Graph, states: Sequence[Value], scanned: Sequence[Value]) -> list[Value]:
+    """Copy a body's nodes so that each computes all steps, which are a first axis of what depends on slices."""
+    sliced = dict(zip(body.inputs[len(states) :], scanned, strict=True))
+    values = dict(zip(body.inputs, [*states, *scanned], strict=True))
+    values |= {constant: op.constant(constant.data, constant.name) for constant in body.constants.values()}
+    for node in body.nodes:
+        inner = Builder(op.graph, op.before, node.location)
+        inputs = [None if value is None else values.get(value, value) for value in node.inputs]
+        if is_sliced := not sliced.keys().isdisjoint(node.inputs):
+            if node.operator.startswith("Reduce"):
+                inputs = [inputs[0], inner.constant(_reduced_axes(node))]
+            else:
+                inputs = [_aligned(inner, value, node, index, sliced) for index, value in enumerate(inputs)]
+        made = inner(node.operator, *inputs, outputs=len(node.outputs), **node.attributes)
+        found = dict(zip(node.outputs, made if isinstance(made, tuple) else (made,), strict=True))
+        values |= found
+        sliced |= found if is_sliced else {}
+    return [values[value] for value in list(body.outputs.values())[len(states) :]]
+
+
+def _aligned(op: Builder, value: Value | None, node: Node, index: int, sliced: Mapping[Value, Value]) -> Value | None:
+    """An operand with as many axes behind that of the steps as the result of a step has."""
+    operand = node.inputs[index]
+    if value is None or operand is None or operand not in sliced:
+        return value
+    missing = node.output.type.rank - operand.type.rank
+    return op.Unsqueeze(value, list(range(1, 1 + missing))) if missing else value
 
 
 def steps(count: Dim) -> int:

@@ -1,7 +1,5 @@
 """Classical models (`ai.onnx.ml`) without texts and maps, spelled out in the standard's own operators."""
 
-from collections.abc import Callable
-
 import numpy as np
 
 from ....ir.builder import Builder
@@ -140,34 +138,6 @@ def _linear_classifier(op: Builder, node: Node) -> tuple[Value, Value]:
     return labelled(op, op.ArgMax(scores, axis=1, keepdims=0), labels), scores
 
 
-def _svm_regressor(op: Builder, node: Node) -> Value:
-    x, count = cast(op, rows_of(op, node), DType.float32), attribute(node, "n_supports", 0)
-    if count:
-        vectors = floats(node.attributes["support_vectors"], count, -1)
-        x = _KERNELS[attribute(node, "kernel_type", "LINEAR")](op, x, vectors, attribute(node, "kernel_params", ()))
-    y = op.Add(op.MatMul(x, floats(node.attributes["coefficients"], -1, 1)), float(attribute(node, "rho", (0.0,))[0]))
-    return op.Where(op.Greater(y, 0.0), op.constant(1.0), op.constant(-1.0)) if attribute(node, "one_class", 0) else y
-
-
-Kernel = Callable[[Builder, Value, np.ndarray, tuple[float, ...]], Value]
-
-
-def _distances(op: Builder, x: Value, vectors: np.ndarray, parameters: tuple[float, ...]) -> Value:
-    squares = op.ReduceSumSquare(op.Sub(op.Unsqueeze(x, [1]), vectors), [-1], keepdims=0)
-    return op.Exp(op.Mul(squares, -parameters[0]))
-
-
-def _products(op: Builder, x: Value, vectors: np.ndarray, parameters: tuple[float, ...]) -> Value:
-    return op.Add(op.Mul(op.MatMul(x, vectors.T), parameters[0]), parameters[1])
-
-
-_KERNELS: dict[str, Kernel] = {
-    "LINEAR": lambda op, x, vectors, parameters: op.MatMul(x, vectors.T),
-    "POLY": lambda op, x, vectors, parameters: op.Pow(_products(op, x, vectors, parameters), parameters[2]),
-    "RBF": _distances,
-    "SIGMOID": lambda op, x, vectors, parameters: op.Tanh(_products(op, x, vectors, parameters)),
-}
-
 EXPANSIONS: dict[str, Expansion] = {
     "ai.onnx.ml::ArrayFeatureExtractor": _array_feature_extractor,
     "ai.onnx.ml::Binarizer": _binarizer,
@@ -177,6 +147,5 @@ EXPANSIONS: dict[str, Expansion] = {
     "ai.onnx.ml::LinearRegressor": _linear_regressor,
     "ai.onnx.ml::Normalizer": _normalizer,
     "ai.onnx.ml::OneHotEncoder": _one_hot_encoder,
-    "ai.onnx.ml::SVMRegressor": _svm_regressor,
     "ai.onnx.ml::Scaler": _scaler,
 }

@@ -95,6 +95,32 @@ def test_support_vectors(spelled_out, kernel: str, is_one_class: int) -> None:
     )
 
 
+@pytest.mark.parametrize(("kernel", "count"), [("LINEAR", 2), ("POLY", 3), ("RBF", 4), ("SIGMOID", 2)])
+@pytest.mark.parametrize("is_odds", [False, True])
+def test_support_vectors_of_classes(spelled_out, kernel: str, count: int, is_odds: bool) -> None:
+    """Scores are of each two classes, or probabilities of classes that come from them."""
+    counts, pairs = tuple(range(1, count + 1)), count * (count - 1) // 2
+    attributes: dict[str, Any] = {
+        "classlabels_ints": tuple(range(5, 5 + count)),
+        "coefficients": tuple(RNG.standard_normal((count - 1) * sum(counts)).tolist()),
+        "support_vectors": tuple(RNG.standard_normal(4 * sum(counts)).tolist()),
+        "vectors_per_class": counts,
+        "rho": tuple(RNG.standard_normal(pairs).tolist()),
+        "kernel_type": kernel,
+        "kernel_params": (0.5, 0.25, 2.0),
+    }
+    if is_odds:
+        attributes |= {"prob_a": (-1.5,) * pairs, "prob_b": tuple(RNG.standard_normal(pairs).tolist())}
+    spelled_out(f"{ML}SVMClassifier", X, outputs=2, dims=DIMS, **attributes)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_linear_scores_of_classes(spelled_out, count: int) -> None:
+    weights = tuple(RNG.standard_normal(4 * count).tolist())
+    shared: dict[str, Any] = {"classlabels_ints": tuple(range(3, 3 + count)), "rho": (0.1,)}
+    spelled_out(f"{ML}SVMClassifier", X, outputs=2, dims=DIMS, coefficients=weights, **shared)
+
+
 TREES: dict[str, Any] = {
     "nodes_treeids": (0,) * 5 + (4,) * 3 + (2,),
     "nodes_nodeids": (0, 3, 1, 2, 4, 0, 1, 2, 0),
