@@ -87,3 +87,16 @@ def test_functions_are_as_exact_as_the_documentation_says(make_graph, target, tm
         off = np.abs(found - exact)[is_normal] / np.spacing(np.abs(exact[is_normal]).astype(np.float32))
         assert off.max() <= units, (name, off.max())
         assert (np.abs(found - exact)[~is_normal] <= 1.7e-38).all(), name
+
+
+def test_curves_that_follow_no_layer(agree) -> None:
+    """Vectors take polynomials, of no, few or many elements, with the ends of what numbers there are among them."""
+    ends = np.array([np.nan, np.inf, -np.inf, -0.0, 1e-30, -90.0, 90.0, -3.0], np.float32)
+
+    def build(op, x, scalar):
+        wide = op.Cast(x, to=DType.float64)
+        return [op.Sigmoid(x), op.Erf(x), op.Sigmoid(scalar), op.Erf(scalar), op.Sigmoid(wide)]
+
+    scalar, many = np.float32(0.25).reshape(()), np.linspace(-12, 12, 9003, dtype=np.float32)
+    again = [[rows, scalar] for rows in (many.reshape(-1, 1), ends[:0].reshape(0, 1))]
+    agree(build, ends.reshape(8, 1), scalar, dims=[("rows", 1), ()], again=again)

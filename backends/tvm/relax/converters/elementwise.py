@@ -13,9 +13,10 @@ from tvm.script.ir_builder import tirx as T
 
 from .....ir.graph import Node
 from .....ir.types import DType
+from ...kernels.epilogue import Broadcast, Epilogue, Operand, PostOp, elementwise_kernel
 from ...kernels.vectors import Scalar, number
 from .. import broadcasting
-from ..emitter import Converter, Emitter
+from ..emitter import Converter, Emitter, known_sizes
 from ..expressions import choose, product, unraveled
 from ..importer import imported
 
@@ -249,12 +250,25 @@ def _inverse(number: tirx.Expr, is_odd: tirx.Expr, type: str) -> tirx.Expr:
     return choose(tirx.EQ(number, minus), choose(is_odd, minus, one), left)
 
 
+def _approximated(emitter: Emitter, node: Node) -> relax.Expr:
+    """Compute vectors in registers; for each element of TVM's own kernels, LLVM would call the mathematics library."""
+    x = node.operand(0)
+    if x.dtype is not DType.float32:
+        return imported(emitter, node)
+    step = PostOp(node.operator, tuple(sorted(node.attributes.items())), (1,))
+    kernel = elementwise_kernel(
+        known_sizes(x.shape), Epilogue((Operand(Broadcast.ELEMENTS),), (step,)), emitter.machine
+    )
+    return emitter.prim_func(node.operator.lower(), kernel, [emitter.tensor(x)], node.output.type)
+
+
 CONVERTERS: dict[str, Converter] = {
     "BitShift": _converter(_shifted),
     "Clip": clip,
     "Div": _converter(_quotient),
     "Elu": _converter(_elu),
     "Equal": equal,
+    "Erf": _approximated,
     "HardSigmoid": _converter(_hard_sigmoid),
     "Max": _converter(_larger),
     "Min": _converter(_smaller),
@@ -264,6 +278,7 @@ CONVERTERS: dict[str, Converter] = {
     "Relu": _converter(_relu),
     "Selu": _converter(_selu),
     "Shrink": _converter(_shrunk),
+    "Sigmoid": _approximated,
     "Sign": _converter(_sign),
     "ThresholdedRelu": _converter(_thresholded),
 }
