@@ -12,6 +12,9 @@ from ..ir.graph import Graph
 from .base import NodeTimes
 from .idle import wait_until_idle
 
+QUIET = 0.2
+"""The quantile of a node's times that counts: other work only ever slows a run down."""
+
 _ROUNDS = 10
 _ROUND, _RUNS = 0.02, (5, 50)
 """The seconds of a round, and the fewest and the most runs in it."""
@@ -34,7 +37,7 @@ class WatchedGraph(ABC):
 
     @abstractmethod
     def times(self) -> NodeTimes:
-        """The median times of the nodes."""
+        """The times of the nodes, as a quantile of all runs."""
 
     def run_round(self, feeds: Mapping[str, np.ndarray]) -> None:
         """Run often enough for caches to be its own; the first time of a round warms them."""

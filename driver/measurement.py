@@ -4,12 +4,15 @@ import gc
 import resource
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 
 from ..backends.idle import wait_until_idle
+from ..passes.units import show_seconds
 
 ROUNDS = 25
 FEWEST_ROUNDS = 7
@@ -18,6 +21,17 @@ BLOCK_SECONDS = 0.01
 
 MOST_CALLS = 200
 """The calls that a round has at the most."""
+
+BESIDE_OTHER_WORK = "measured beside other work"
+
+LOOKS = 10
+"""How often a block looks whether calls are disturbed, at the least; a look takes some 0.1 ms."""
+
+MOST_WAITING = 0.02
+"""The share of a call's time for which its threads may have waited for a processor in all."""
+
+CALM_SECONDS = 5.0
+"""How long undisturbed rounds are waited for."""
 
 AGAIN_SECONDS = 0.04
 """How long calls are repeated that the system has interrupted for other processes."""
@@ -51,18 +65,29 @@ class Latency:
     """Seconds of one inference.
 
     Attributes:
-        rounds: the median of each round, float[rounds].
+        rounds: the median of each round, float[rounds]; of the fastest rounds alone if other work disturbed nearly all.
+        processor: the seconds that the processor worked in its least disturbed rounds, float[rounds], by which models
+            that were measured beside other work are compared; None where enough rounds were undisturbed.
     """
 
     rounds: np.ndarray
+    processor: np.ndarray | None = None
 
     @property
     def median(self) -> float:
         return float(np.median(self.rounds))
 
+    def __str__(self) -> str:
+        return show_seconds(self.median) + ("" if self.processor is None else f" ({BESIDE_OTHER_WORK})")
+
+    @property
+    def compared(self) -> np.ndarray:
+        """The seconds by which models of the same run are compared, round by round."""
+        return self.rounds if self.processor is None else self.processor
+
     def speedup_over(self, other: "Latency") -> Ratio:
         """How many times faster this one is than another of the same run, compared round by round."""
-        lower, median, upper = np.quantile(other.rounds / self.rounds, (0.25, 0.5, 0.75)).tolist()
+        lower, median, upper = np.quantile(other.compared / self.compared, (0.25, 0.5, 0.75)).tolist()
         return Ratio(median, lower, upper)
 
 
@@ -75,7 +100,8 @@ def interleaved(
 ) -> list[Latency]:
     """The latencies of some models, measured in turn, without rounds in which all calls of one model were disturbed.
 
-    Disturbed rounds count only where there are too few others.
+    Where there are too few other rounds, more are measured for some seconds. If other work leaves no idle moment in
+    them, the processor's time is what models are compared by, since it doesn't run while they wait for a processor.
 
     Args:
         models: a function for each model that runs one inference on inputs of its own.
@@ -86,22 +112,35 @@ def interleaved(
     expected = sum(taken * (number + 1) for taken, number in calls)
     most = max(ROUNDS, PATIENT_SECONDS / expected) if patient else ROUNDS
     rounds = int(np.clip(LONGEST_SECONDS / expected, FEWEST_ROUNDS, most))
-    medians = np.empty((len(models), rounds))
-    disturbed = np.zeros(rounds, bool)
+    blocks: list[list[_Block]] = []
+    calm, begun = 0, time.perf_counter()
     gc.disable()
     try:
-        for number in range(rounds):
-            for turn in range(len(models)):
-                index = (number + turn) % len(models)
-                medians[index, number], is_disturbed = _block(models[index], calls[index][1])
-                disturbed[number] |= is_disturbed
-            if settled is not None and settled(medians[:, : number + 1]):
-                rounds = number + 1
+        while len(blocks) < rounds or (calm < FEWEST_ROUNDS and time.perf_counter() - begun < CALM_SECONDS):
+            blocks.append(_round(models, [number for _, number in calls], len(blocks)))
+            calm += not any(block.is_disturbed for block in blocks[-1])
+            if settled is not None and settled(np.array([[block.seconds for block in row] for row in blocks]).T):
                 break
     finally:
         gc.enable()
-    kept = np.flatnonzero(~disturbed[:rounds])
-    return [Latency(row[kept if len(kept) >= FEWEST_ROUNDS else slice(rounds)]) for row in medians]
+    return [_latency(blocks, index) for index in range(len(models))]
+
+
+def _round(models: Sequence[Callable[[], object]], calls: Sequence[int], number: int) -> "list[_Block]":
+    """A block of each model, in the order of the models; who begins changes with the round's number."""
+    places = [(number + turn) % len(models) for turn in range(len(models))]
+    taken = {place: _block(models[place], calls[place]) for place in places}
+    return [taken[place] for place in range(len(models))]
+
+
+def _latency(rounds: "Sequence[Sequence[_Block]]", index: int) -> Latency:
+    """The latency of a model by its blocks in the undisturbed rounds, or by its fastest ones where these are few."""
+    calm = [row[index].seconds for row in rounds if not any(block.is_disturbed for block in row)]
+    if len(calm) >= min(FEWEST_ROUNDS, len(rounds)):
+        return Latency(np.array(calm))
+    every = [(row[index].seconds, row[index].processor) for row in rounds]
+    seconds, processor = np.sort(np.array(every), axis=0)[:FEWEST_ROUNDS].T
+    return Latency(seconds, processor)
 
 
 def _calls_per_block(run: Callable[[], object]) -> tuple[float, int]:
@@ -114,26 +153,59 @@ def _calls_per_block(run: Callable[[], object]) -> tuple[float, int]:
     return seconds, int(np.clip(BLOCK_SECONDS / seconds, 1, MOST_CALLS))
 
 
-def _block(run: Callable[[], object], calls: int) -> tuple[float, bool]:
-    """The median seconds of some calls, and whether all of them were disturbed; where not, the undisturbed count.
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Some calls of a model.
+
+    Attributes:
+        seconds: the median of the undisturbed calls, or of all if there are none.
+        processor: the least seconds that the processor worked in a call.
+        is_disturbed: whether all calls were disturbed.
+    """
+
+    seconds: float
+    processor: float
+    is_disturbed: bool
+
+
+def _block(run: Callable[[], object], calls: int) -> _Block:
+    """Time some calls.
 
     A disturbed call takes longer by the turns of other processes. Calls of several milliseconds are disturbed, shorter
-    ones seldom: models that differ in speed would seem to differ more.
+    ones seldom: models that differ in speed would seem to differ more. Very short calls are looked at several at once.
     """
     wait_until_idle()  # the worker threads of the model before
     run()  # brings caches and worker threads back
     every: list[float] = []
     undisturbed: list[float] = []
+    processor: list[float] = []
     begun = time.perf_counter()
     while len(every) < calls or (len(undisturbed) < calls and time.perf_counter() - begun < AGAIN_SECONDS):
-        switches, start = _switches(), time.perf_counter()
-        run()
-        every.append(time.perf_counter() - start)
-        if _switches() == switches:
-            undisturbed.append(every[-1])
-    return float(np.median(undisturbed or every)), not undisturbed
+        switches, waited, taken = _switches(), _waited(), list[float]()
+        for _ in range(max(1, calls // LOOKS)):
+            worked, start = time.process_time(), time.perf_counter()
+            run()
+            taken.append(time.perf_counter() - start)
+            processor.append(time.process_time() - worked)
+        every += taken
+        if _switches() == switches and _waited() - waited <= MOST_WAITING * sum(taken):
+            undisturbed += taken
+    return _Block(float(np.median(undisturbed or every)), min(processor), not undisturbed)
 
 
 def _switches() -> int:
     """How often the system has taken a processor from this process for another one."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
+def _waited() -> float:
+    """The seconds for which threads of this process could run but had no processor, as Linux tells; otherwise 0.
+
+    A worker that wakes on a processor of another process waits without being interrupted.
+    """
+    waited = 0
+    with suppress(OSError, ValueError, IndexError):
+        for task in Path("/proc/self/task").iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended
+                waited += int((task / "schedstat").read_bytes().split()[1])
+    return waited / 1e9

@@ -65,7 +65,7 @@ class GraphProfiler:
                 for number, graph in enumerate(graphs)
             ]
             runs = [lambda model=it.executable: model.run(self.sample) for it in models]
-            return [latency.rounds for latency in interleaved(runs, settled)]
+            return [latency.compared for latency in interleaved(runs, settled)]
 
 
 def profiler(choice: str | None, target: Target, sample: Feeds | None) -> Profiler | None:

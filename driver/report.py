@@ -214,12 +214,12 @@ def summary_table(artifact: Artifact) -> Table:
         table.add(artifact.metric.name, f"{before.score.value:.4f}", f"{after.score.value:.4f}", change)
     table.add("size", show_bytes(before.size), show_bytes(after.size), smaller(artifact.shrinkage))
     speedup = "not measured" if artifact.speedup is None else faster(artifact.speedup)
-    latencies = ("" if it.latency is None else show_seconds(it.latency.median) for it in (before, after))
+    latencies = ("" if it.latency is None else str(it.latency) for it in (before, after))
     where = at_sizes(artifact.sizes)
     table.add(f"latency, {threads}" + (where and f", {where}"), *latencies, speedup)
     for it in artifact.lengths:
-        seconds = (show_seconds(latency.median) for latency in (it.untouched, it.built))
-        table.add(f"latency, {at_sizes(it.sizes)}", *seconds, faster(it.built.speedup_over(it.untouched)))
+        times = (str(it.untouched), str(it.built))
+        table.add(f"latency, {at_sizes(it.sizes)}", *times, faster(it.built.speedup_over(it.untouched)))
     return table
 
 
@@ -238,10 +238,9 @@ def bench_table(rows: "Sequence[BenchRow]") -> Table:
     table = _table("model", "backend", "latency", "speed (quartiles)", "memory", "size")
     for row in rows:
         memory = "" if row.memory is None else show_bytes(row.memory)
-        latency = show_seconds(row.latency.median)
         where = at_sizes(row.sizes)
         name = f"{row.name}, {where}" if where else row.name
-        table.add(name, row.backend, latency, str(row.speedup), memory, show_bytes(row.size))
+        table.add(name, row.backend, str(row.latency), str(row.speedup), memory, show_bytes(row.size))
     return table
 
 
@@ -270,7 +269,7 @@ def comparison_tables(comparison: "Comparison") -> Iterator[Table]:
         only_a, only_b = comparison.flips
         costs.add("right in one alone", str(only_a), str(only_b), f"McNemar p = {comparison.mcnemar:.3f}")
     costs.add("size", show_bytes(a.size), show_bytes(b.size), smaller(comparison.shrinkage))
-    latencies = (show_seconds(side.latency.median) for side in (a, b))
+    latencies = (str(side.latency) for side in (a, b))
     where = at_sizes(comparison.sizes)
     costs.add("latency" + (where and f", {where}"), *latencies, faster(comparison.speedup))
     yield costs

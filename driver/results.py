@@ -248,6 +248,7 @@ def _measured(model: Measured) -> dict[str, Any]:
     return {
         "backend": model.backend,
         "latency_seconds": None if model.latency is None else model.latency.median,
+        "is_beside_other_work": model.latency is not None and model.latency.processor is not None,
         "latency_rounds": [] if model.latency is None else model.latency.rounds.tolist(),
         "size_bytes": model.size,
         "metric": None if model.score is None else model.score.value,

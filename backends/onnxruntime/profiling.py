@@ -20,7 +20,7 @@ from ...ir.operators import has_trait
 from ...ir.traits import Trait
 from ..artifact import port_of
 from ..base import NodeTimes
-from ..node_timing import WatchedGraph, timed_in_turn
+from ..node_timing import QUIET, WatchedGraph, timed_in_turn
 from ..onnx_file import write_onnx
 from .session import OnnxRuntimeExecutable, session
 
@@ -105,7 +105,7 @@ class _Watched(WatchedGraph):
         warm = {
             name: [one for number, one in enumerate(seconds) if self.is_warm(number)] for name, seconds in taken.items()
         }
-        return {name: (operators[name], float(np.median(warm[name] or taken[name]))) for name in taken}
+        return {name: (operators[name], float(np.quantile(warm[name] or taken[name], QUIET))) for name in taken}
 
 
 class _Owners:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...ir.graph import Graph
 from ..base import NodeTimes
-from ..node_timing import WatchedGraph, timed_in_turn
+from ..node_timing import QUIET, WatchedGraph, timed_in_turn
 from .compiler.compilation import Compilation
 from .runtime import libraries
 from .runtime.program import LIBRARY, Program, Stopwatch
@@ -61,7 +61,7 @@ class _Watched(WatchedGraph):
     def times(self) -> NodeTimes:
         warm = [taken for number, taken in enumerate(self._taken) if self.is_warm(number)]
         names = dict.fromkeys([*self._modules.values(), *(name for taken in warm for name in taken)])
-        medians = {name: float(np.median([taken.get(name, 0.0) for taken in warm])) for name in names}
+        medians = {name: float(np.quantile([taken.get(name, 0.0) for taken in warm], QUIET)) for name in names}
         return NodeTimes(medians, {})
 
     def _by_module(self, calls: Sequence[tuple[str, float]]) -> dict[str, float]:

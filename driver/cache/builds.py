@@ -57,7 +57,7 @@ def keep_build(store: Store, key: str, built: Built) -> None:
         "threads": artifact.threads,
         "sizes": dict(artifact.sizes),
         "lengths": [
-            [dict(it.sizes), it.untouched.rounds.tolist(), it.built.rounds.tolist()] for it in artifact.lengths
+            [dict(it.sizes), _plain_latency(it.untouched), _plain_latency(it.built)] for it in artifact.lengths
         ],
         "graphs": store.put_json(built.graphs),
         "told": built.told,
@@ -92,7 +92,7 @@ def find_build(store: Store, key: str, recipe: Recipe, scratch: Path) -> Built |
         passes=[read_row(row) for row in record["passes"]],
         threads=record["threads"],
         sizes=record["sizes"],
-        lengths=[AtSizes(sizes, *map(_latency, rounds)) for sizes, *rounds in record["lengths"]],
+        lengths=[AtSizes(sizes, *map(_latency, latencies)) for sizes, *latencies in record["lengths"]],
     )
     return Built(artifact, directory, record["provenance"], graphs, record["told"])
 
@@ -123,7 +123,7 @@ def _plain(model: Measured) -> dict[str, Any]:
     score, latency = model.score, model.latency
     return {
         "backend": model.backend,
-        "rounds": None if latency is None else latency.rounds.tolist(),
+        "latency": None if latency is None else _plain_latency(latency),
         "size": model.size,
         "score": None
         if score is None
@@ -131,15 +131,20 @@ def _plain(model: Measured) -> dict[str, Any]:
     }
 
 
-def _latency(rounds: Sequence[float]) -> Latency:
-    return Latency(np.asarray(rounds))
+def _plain_latency(latency: Latency) -> list[list[float] | None]:
+    return [None if seconds is None else seconds.tolist() for seconds in (latency.rounds, latency.processor)]
+
+
+def _latency(record: Sequence[Sequence[float] | None]) -> Latency:
+    rounds, processor = record
+    return Latency(np.asarray(rounds), None if processor is None else np.asarray(processor))
 
 
 def _measured(record: Mapping[str, Any]) -> Measured:
-    rounds, score = record["rounds"], record["score"]
+    latency, score = record["latency"], record["score"]
     return Measured(
         record["backend"],
-        None if rounds is None else _latency(rounds),
+        latency if latency is None else _latency(latency),
         record["size"],
         None
         if score is None

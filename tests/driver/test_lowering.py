@@ -216,3 +216,13 @@ def test_the_choice_of_a_backend_hears_the_size(tmp_path, budget, goal: str, cho
     contest = Contest(candidates, latencies, Budget(**budget), goal)
     assert contest.winner == (candidates[chosen], latencies[chosen])
     assert contest.verdict == f"took {candidates[chosen].backend}: {why}"
+
+
+@pytest.mark.parametrize(("work", "chosen"), [(0.95, 0), (0.5, 1)])
+def test_beside_other_work_the_faster_one_must_work_clearly_less(tmp_path: Path, work: float, chosen: int) -> None:
+    candidate = lower(relu(), find_backend("onnxruntime"), load_target("native"), tmp_path / "artifact")
+    candidates = [candidate, replace(candidate, name="second")]
+    latencies = [Latency(np.full(7, 1.0), np.full(7, 1.0)), Latency(np.full(7, 20.0), np.full(7, work))]
+    contest = Contest(candidates, latencies)
+    assert contest.winner[0] is candidates[chosen]
+    assert contest.verdict.endswith("measured beside other work, so the processor's time decided")

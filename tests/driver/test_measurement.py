@@ -79,7 +79,7 @@ def test_patience_takes_more_rounds_of_short_models(
 ) -> None:
     monkeypatch.setattr(measurement, "PATIENT_SECONDS", seconds)
     monkeypatch.setattr(measurement, "_calls_per_block", lambda _: (0.004, calls))  # 0.04 s a round with four
-    monkeypatch.setattr(measurement, "_block", lambda run, calls: (0.004, False))
+    monkeypatch.setattr(measurement, "_block", lambda run, calls: measurement._Block(0.004, 0.004, is_disturbed=False))
 
     (latency, _) = interleaved([lambda: None] * 2, patient=True)
 
@@ -102,3 +102,44 @@ def test_rounds_that_the_system_interrupts_throughout_are_left_out(monkeypatch: 
     latencies = interleaved([lambda: None, lambda: None])
 
     assert [len(latency.rounds) for latency in latencies] == [FEWEST_ROUNDS] * 2
+
+
+def test_beside_other_work_the_time_of_the_processor_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All rounds are disturbed, the faster model's the most: it waits for a processor that others have."""
+    blocks = {"fast": itertools.cycle([0.02, 0.09, 0.07]), "slow": itertools.cycle([0.03, 0.02])}
+    work = {"fast": 0.001, "slow": 0.002}
+
+    def block(run: object, calls: int) -> measurement._Block:
+        assert callable(run)
+        name = run()
+        return measurement._Block(next(blocks[name]), work[name], is_disturbed=True)
+
+    monkeypatch.setattr(measurement, "_block", block)
+    monkeypatch.setattr(measurement, "CALM_SECONDS", 0.01)
+
+    slow, fast = interleaved([lambda: "slow", lambda: "fast"])
+
+    assert fast.speedup_over(slow).lower == pytest.approx(2.0)
+    assert len(fast.rounds) == FEWEST_ROUNDS
+    assert (fast.rounds.max(), slow.rounds.max()) == (0.02, 0.02)  # disturbances only ever slow a round down
+    assert str(fast) == "20 ms (measured beside other work)"
+
+
+def test_undisturbed_rounds_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    count = itertools.count()
+
+    def block(run: object, calls: int) -> measurement._Block:
+        return measurement._Block(0.001, 0.001, is_disturbed=next(count) < 2 * ROUNDS)
+
+    monkeypatch.setattr(measurement, "_block", block)
+
+    (latency,) = interleaved([lambda: None])
+
+    assert len(latency.rounds) == FEWEST_ROUNDS
+    assert latency.processor is None
+
+
+def test_a_call_whose_threads_wait_for_a_processor_is_disturbed(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited = itertools.count(step=0.5)
+    monkeypatch.setattr(measurement, "_waited", lambda: next(waited))
+    assert measurement._block(lambda: time.sleep(0.001), 3).is_disturbed
