@@ -35,7 +35,6 @@ from .results import plain
 _AT_ONCE = 4
 """How many graphs are timed in turn with the first one."""
 _MOST_ROWS = 100_000
-_WIDENING = ("Cast", "DequantizeLinear", "Transpose")
 _SURE = 0.005
 """The standard error of a ratio of times, relative to it, that is small enough."""
 _ERROR_OF_MEDIAN = 0.93
@@ -131,8 +130,10 @@ def _text(node: Node, sizes: Mapping[str, int]) -> str:
 def _stored(value: Value) -> str:
     """The type that a value is widened from, by which a backend takes another kernel; empty if it isn't widened."""
     source = value
-    while source.producer is not None and source.producer.operator in _WIDENING:
-        source = source.producer.operand(0)
+    while (node := source.producer) is not None and (
+        node.operator in ("Cast", "DequantizeLinear") or has_trait(node.operator, Trait.MOVING)
+    ):
+        source = node.operand(0)
     return f" of {source.dtype}" if source.dtype is not value.dtype else ""
 
 

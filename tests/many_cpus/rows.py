@@ -46,8 +46,19 @@ def _quantizers(rng: np.random.Generator) -> Case:
     return Case(build, (x, halves(rng, 3, 37)))
 
 
+def _recurrent_layers(rng: np.random.Generator) -> Case:
+    gates = {"RNN": 1, "GRU": 3, "LSTM": 4}
+    arrays = {name: [normal(rng, 1, count * 21, depth) / 4 for depth in (13, 21)] for name, count in gates.items()}
+
+    def build(op: Builder, x: Value) -> list[Value]:
+        return [op(name, x, *pair, outputs=2, hidden_size=21)[0] for name, pair in arrays.items()]
+
+    return Case(build, (normal(rng, 5, 3, 13),), [("steps", "rows", 13)], 1e-5)
+
+
 CASES: Mapping[str, Callable[[np.random.Generator], Case]] = {
     "rows": _rows,
     "norms that are rounded": _norms_that_are_rounded,
     "quantizers": _quantizers,
+    "recurrent layers": _recurrent_layers,
 }

@@ -121,7 +121,7 @@ def test_inputs_of_narrow_numbers_are_not_drawn_in_wide_ones_first(path: Path) -
     with pytest.raises(ModelError, match=r"input 'x' would take 600,000,000 random numbers in the shape \[600000000\]"):
         optimize_file(str(path), "remove-identities", None, target="x86-64")
     with pytest.raises(ModelError, match="input 'x' would take 600,000,000 random numbers"):
-        random_sample([Port("x", "int8", (600_000_000,))])
+        random_sample([Port("x", "int8", (600_000_000,))], {})
     assert getrusage(RUSAGE_SELF).ru_maxrss < before + (1 << 19)  # in KiB
 
 

@@ -78,9 +78,9 @@ CPUS = {
     "avx512 without bw alone": ["integer products"],
     "avx512f alone": ["products by 4 bits", "quantizers"],
     "avx10.2 without avx512": ["first layers"],
-    "avx2 alone": ["rows"],
+    "avx2 alone": ["rows", "recurrent layers"],
     "sse2 alone": ["integer products by row"],
-    "neoverse_v1": ["quantizers", "attention"],
+    "neoverse_v1": ["quantizers", "attention", "recurrent layers"],
     "neoverse-n1 without dot products": ["first layers"],
     "m1": ["products by 4 bits"],
 }

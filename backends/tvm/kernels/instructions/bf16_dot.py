@@ -37,7 +37,8 @@ class Bf16Dot(Instruction):
 
     def pack(self, weights: np.ndarray) -> np.ndarray:
         """Pack weights that bfloat16 holds, as their bits."""
-        return super().pack(np.ascontiguousarray(weights, np.float32).view(np.uint32) >> 16)
+        # a class with slots is made anew, by which super() doesn't know it before Python 3.14
+        return Instruction.pack(self, np.ascontiguousarray(weights, np.float32).view(np.uint32) >> 16)
 
     def broadcast_lhs(self, elements: tirx.Expr, lanes: int) -> list[tirx.Expr]:
         """Return a pair for all lanes; the last element of an odd number is paired with 0."""
