@@ -22,7 +22,7 @@ from .cache.builds import Built
 from .evaluation import Score, interpreted
 from .job import Job
 from .lowering import Candidate, Contest, lower, refuse_early
-from .measurement import Latency, interleaved
+from .measurement import FEWEST_ROUNDS, Latency, interleaved
 from .page.history import History
 from .provenance import digest, versions
 from .replay import replay
@@ -158,7 +158,8 @@ def _at_lengths(job: Job, *models: Candidate) -> list[AtSizes]:
     """Latencies of the untouched model and the built one at other lengths than the one that they were timed at."""
     found: list[AtSizes] = []
     for sample in islice(job.samples(), 1, None):
-        latencies = interleaved([lambda model=it.executable, sample=sample: model.run(sample) for it in models])
+        runs = [lambda model=it.executable, sample=sample: model.run(sample) for it in models]
+        latencies = interleaved(runs, lambda rounds: rounds.shape[1] >= 2 * FEWEST_ROUNDS)
         found.append(AtSizes(sizes_in(job.source, sample), *latencies))
     return found
 

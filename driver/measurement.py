@@ -181,31 +181,30 @@ def _block(run: Callable[[], object], calls: int) -> _Block:
     processor: list[float] = []
     begun = time.perf_counter()
     while len(every) < calls or (len(undisturbed) < calls and time.perf_counter() - begun < AGAIN_SECONDS):
-        switches, waited, taken = _switches(), _waited(), list[float]()
+        before, taken = _disturbances(), list[float]()
         for _ in range(max(1, calls // LOOKS)):
             worked, start = time.process_time(), time.perf_counter()
             run()
             taken.append(time.perf_counter() - start)
             processor.append(time.process_time() - worked)
         every += taken
-        if _switches() == switches and _waited() - waited <= MOST_WAITING * sum(taken):
+        switches, waited = (after - earlier for after, earlier in zip(_disturbances(), before, strict=True))
+        if not switches and waited <= MOST_WAITING * sum(taken):
             undisturbed += taken
     return _Block(float(np.median(undisturbed or every)), min(processor), not undisturbed)
 
 
-def _switches() -> int:
-    """How often the system has taken a processor from this process for another one."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+def _disturbances() -> tuple[int, float]:
+    """How often the system has taken a processor from this process for another one, and what that has cost.
 
-
-def _waited() -> float:
-    """The seconds for which threads of this process could run but had no processor, as Linux tells; otherwise 0.
-
-    A worker that wakes on a processor of another process waits without being interrupted.
+    As Linux tells, the cost is the seconds for which threads could run but had no processor. It alone counts there: a
+    worker that wakes on a processor of another process waits without being interrupted, and the moment that the system
+    takes for itself in most calls of many milliseconds costs nothing.
     """
-    waited = 0
-    with suppress(OSError, ValueError, IndexError):
+    waited, tells = 0, False
+    with suppress(OSError):
         for task in Path("/proc/self/task").iterdir():
-            with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended
+            with suppress(OSError, ValueError, IndexError):  # a thread that has ended
                 waited += int((task / "schedstat").read_bytes().split()[1])
-    return waited / 1e9
+                tells = True
+    return (0, waited / 1e9) if tells else (resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw, 0.0)

@@ -54,7 +54,7 @@ def test_calls_that_the_system_interrupts_do_not_count(monkeypatch: pytest.Monke
         interruptions += calls % 2
         time.sleep(0.003 * (calls % 2 == 0))
 
-    monkeypatch.setattr(measurement, "_switches", lambda: interruptions)
+    monkeypatch.setattr(measurement, "_disturbances", lambda: (interruptions, 0.0))
 
     (latency,) = interleaved([run])
 
@@ -63,7 +63,7 @@ def test_calls_that_the_system_interrupts_do_not_count(monkeypatch: pytest.Monke
 
 def test_where_every_call_is_interrupted_all_of_them_count(monkeypatch: pytest.MonkeyPatch) -> None:
     interruptions = itertools.count()
-    monkeypatch.setattr(measurement, "_switches", lambda: next(interruptions))
+    monkeypatch.setattr(measurement, "_disturbances", lambda: (next(interruptions), 0.0))
 
     (latency,) = interleaved([lambda: time.sleep(0.01)], lambda rounds: rounds.shape[1] == FEWEST_ROUNDS)
 
@@ -96,7 +96,7 @@ def test_rounds_that_the_system_interrupts_throughout_are_left_out(monkeypatch: 
         calm[0] = next(blocks) < 2 * FEWEST_ROUNDS
 
     monkeypatch.setattr(measurement.time, "sleep", pause)
-    monkeypatch.setattr(measurement, "_switches", lambda: 0 if calm[0] else next(interruptions))
+    monkeypatch.setattr(measurement, "_disturbances", lambda: (0 if calm[0] else next(interruptions), 0.0))
     monkeypatch.setattr(measurement, "AGAIN_SECONDS", 0.0)
 
     latencies = interleaved([lambda: None, lambda: None])
@@ -141,5 +141,5 @@ def test_undisturbed_rounds_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_call_whose_threads_wait_for_a_processor_is_disturbed(monkeypatch: pytest.MonkeyPatch) -> None:
     waited = itertools.count(step=0.5)
-    monkeypatch.setattr(measurement, "_waited", lambda: next(waited))
+    monkeypatch.setattr(measurement, "_disturbances", lambda: (0, next(waited)))
     assert measurement._block(lambda: time.sleep(0.001), 3).is_disturbed

@@ -36,7 +36,7 @@ def guarded(node: Node, inputs: Iterable[Value]) -> list[str]:
         return _fitting(node)
     dims = dict.fromkeys(dim for value in inputs for dim in value.shape if isinstance(dim, str))
     found = [dim for dim in dims if not all(_vanishes(output.shape, dim) for output in node.outputs)]
-    if has_trait(node.operator, Trait.INDEXING):
+    if has_trait(node.operator, Trait.INDEXING) or node.operator == "GatherND":
         found = [_unless_unread(dim, node) for dim in found]
     return [*found, *(_bounded(node) if node.operator == "Slice" else _fitting(node))]
 
