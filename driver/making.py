@@ -1,8 +1,7 @@
 """The work of a build: passes, lowering and measurement, from what a recipe names to an artifact."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 
 from ..backends import find_backend
@@ -58,6 +57,7 @@ class Ran:
         untouched: the model that they were given.
         probes: the inputs that graphs are compared on.
         sample: the inputs that latency is measured on.
+        others: shorter and longer ones, drawn as they are asked for; none where there are data.
     """
 
     graph: Graph
@@ -66,6 +66,7 @@ class Ran:
     untouched: Untouched
     probes: Sequence[Feeds]
     sample: Feeds
+    others: Iterator[Feeds]
 
 
 def make(job: Job, scratch: Path, cache: BuildCache, untouched: Untouched | None = None) -> Built:
@@ -115,9 +116,10 @@ def run_passes(job: Job, scratch: Path, cache: BuildCache, untouched: Untouched 
         refuse_early(job.source, job.passes, job.context({}), find_backend(job.recipe.backend))
     untouched = untouched or evaluated(job, scratch)
     probes = make_probes(job.source, job.calibration, job.recipe.seed, job.recipe.verify.probes)
-    sample = next(job.samples())
+    samples = job.samples()
+    sample = next(samples)
     context = job.context(sizes_in(job.source, sample), sample)
-    return Ran(*_run_passes(job, untouched.score, context, cache), untouched, probes, sample)
+    return Ran(*_run_passes(job, untouched.score, context, cache), untouched, probes, sample, samples)
 
 
 def _written(job: Job, ran: Ran, scratch: Path) -> tuple[Measured, Path]:
@@ -144,7 +146,7 @@ def _measured(job: Job, ran: Ran, scratch: Path) -> tuple[Latency, Measured, Pat
         job.reporter.note(f"latency of the candidates: {', '.join(taken)}; {contest.verdict}")
     best, latency = contest.winner
     is_long = job.is_trial or reference.median > _LONG_SECONDS
-    lengths = [] if is_long else _at_lengths(job, ran.untouched.model, best)
+    lengths = [] if is_long else [_at_sizes(job, sample, ran.untouched.model, best) for sample in ran.others]
     job.reporter.stage(f"evaluating the artifact in {best.backend}")
     return (
         reference,
@@ -154,14 +156,11 @@ def _measured(job: Job, ran: Ran, scratch: Path) -> tuple[Latency, Measured, Pat
     )
 
 
-def _at_lengths(job: Job, *models: Candidate) -> list[AtSizes]:
-    """Latencies of the untouched model and the built one at other lengths than the one that they were timed at."""
-    found: list[AtSizes] = []
-    for sample in islice(job.samples(), 1, None):
-        runs = [lambda model=it.executable, sample=sample: model.run(sample) for it in models]
-        latencies = interleaved(runs, lambda rounds: rounds.shape[1] >= 2 * FEWEST_ROUNDS)
-        found.append(AtSizes(sizes_in(job.source, sample), *latencies))
-    return found
+def _at_sizes(job: Job, sample: Feeds, untouched: Candidate, built: Candidate) -> AtSizes:
+    """Latencies of the untouched model and the built one on a sample of another length."""
+    runs = [lambda model=it.executable: model.run(sample) for it in (untouched, built)]
+    latencies = interleaved(runs, lambda rounds: rounds.shape[1] >= 2 * FEWEST_ROUNDS)
+    return AtSizes(sizes_in(job.source, sample), *latencies)
 
 
 def _run_passes(
